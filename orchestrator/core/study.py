@@ -1,0 +1,231 @@
+"""The nouns of a study, as values that travel between processes. No torch, no ray, no I/O.
+
+A Study trains Trials; a Trial saves Checkpoints; a Checkpoint, a weight, a Prompt and a seed make a Cell; the image drawn
+there is a Sample; a judge's Findings on it make a Verdict; verdicts make the Choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self
+
+from orchestrator.core.identity import digest
+
+ENGINE_NUMERICS = 1
+"""Raised whenever the same cell would come out as different pixels on the same device."""
+
+Outcome = Literal["pass", "fail", "unscored"]
+
+FindingKind = Literal["missing", "absorbed", "migrated", "duplicated", "drift", "count"]
+FINDING_KINDS: tuple[FindingKind, ...] = ("missing", "absorbed", "migrated", "duplicated", "drift", "count")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A value that can be written as JSON and read back; unknown keys of newer writers are ignored."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, ready for `json.dumps`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{k: v for k, v in data.items() if k in known})
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint(Record):
+    """A saved epoch. `adapter` is its LoRA file relative to the study folder."""
+
+    trial: str
+    epoch: int
+    adapter: str
+    sha256: str
+    size_bytes: int
+    step: int
+    loss: float
+    """Mean training loss over the epoch."""
+    exposures_per_image: float
+    seconds: float
+    """Training time of this epoch alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt(Record):
+    """A prompt as it is sent, and whom it should show from left to right."""
+
+    name: str
+    text: str
+    cast: tuple[str, ...]
+    negative: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cast", tuple(self.cast))
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing(Record):
+    """How every cell of a grid is drawn: what is not an axis of the grid."""
+
+    sampler: Literal["er_sde", "euler"] = "er_sde"
+    steps: int = 8
+    cfg: float = 1.0
+    shift: float = 3.0
+    width: int = 1024
+    height: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Cell(Record):
+    """One coordinate of the grid. Two cells with the same key are the same picture."""
+
+    trial: str
+    epoch: int
+    adapter: str
+    adapter_sha256: str
+    weight: float
+    prompt: Prompt
+    seed: int
+    drawing: Drawing
+    base_sha256: str
+    purpose: Literal["select", "confirm"] = "select"
+    """`confirm` cells use fresh seeds on the adopted epoch and take no part in choosing it."""
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that changes the pixels."""
+        return digest(
+            {
+                "adapter": self.adapter_sha256,
+                "weight": self.weight,
+                "prompt": self.prompt.text,
+                "negative": self.prompt.negative,
+                "seed": self.seed,
+                "drawing": asdict(self.drawing),
+                "base": self.base_sha256,
+                "numerics": ENGINE_NUMERICS,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote."""
+        nested = {"prompt": Prompt.from_json(data["prompt"]), "drawing": Drawing.from_json(data["drawing"])}
+        known = {f.name for f in fields(cls)}
+        return cls(**{k: v for k, v in data.items() if k in known} | nested)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample(Record):
+    """A drawn cell. `image` is relative to the study folder; its sidecar has the same name with `.json`."""
+
+    cell_key: str
+    image: str
+    sha256: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finding(Record):
+    """One observation that speaks against an image.
+
+    missing: an attribute of `character` is not there; absorbed: `character`'s place shows `seen` (another of the cast);
+    migrated: the attribute left her and is on `other`; duplicated: it is on her and on `other`; drift: a colour moved
+    to `seen`; count: `seen` people instead of `expected`.
+    """
+
+    kind: FindingKind
+    character: str = ""
+    attribute: str = ""
+    expected: str = ""
+    seen: str = ""
+    other: str = ""
+    position: int = -1
+    """Place from the left, 0-based; -1 for the whole image."""
+    confidence: float = 1.0
+
+    def sentence(self) -> str:
+        """The finding in plain words."""
+        if self.kind == "count":
+            return f"{self.seen} people instead of {self.expected}"
+        if self.kind == "absorbed":
+            return f"{self.character} is drawn as {self.seen}"
+        if self.kind == "migrated":
+            return f"{self.character}'s {self.attribute} ({self.expected}) moved to {self.other}"
+        if self.kind == "duplicated":
+            return f"{self.character}'s {self.attribute} ({self.expected}) is also on {self.other}"
+        if self.kind == "drift":
+            return f"{self.character}'s {self.attribute} is {self.seen}, not {self.expected}"
+        return f"{self.character} has no {self.attribute} ({self.expected}); seen: {self.seen or 'nothing'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict(Record):
+    """What one judge says of one sample. `unscored` is a fact of its own: neither pass nor fail."""
+
+    cell_key: str
+    judge: str
+    judge_version: int
+    outcome: Outcome
+    findings: tuple[Finding, ...] = ()
+    seen: tuple[str, ...] = ()
+    """Each figure read out in words, from left to right: colours are never left to the eye."""
+    reason: str = ""
+    """Why an image could not be scored."""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote."""
+        known = {f.name for f in fields(cls)}
+        kept = {k: v for k, v in data.items() if k in known}
+        kept["findings"] = tuple(Finding.from_json(f) for f in data.get("findings", ()))
+        kept["seen"] = tuple(data.get("seen", ()))
+        return cls(**kept)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRate(Record):
+    """Passes over scored images of one (trial, epoch, weight), with a Wilson 95 % interval."""
+
+    trial: str
+    epoch: int
+    weight: float
+    passes: int
+    scored: int
+    unscored: int
+    rate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(Record):
+    """The adopted epoch and the evidence. `first_try_rate`, `interval` and `n` come from fresh seeds."""
+
+    trial: str
+    epoch: int
+    weight: float
+    adapter: str
+    adapter_sha256: str
+    first_try_rate: float
+    interval: tuple[float, float]
+    n: int
+    plateau: tuple[int, int]
+    """First and last epoch of the plateau."""
+    selection: EpochRate
+    """The rate that made it chosen: optimistic, because the best of many was taken."""
+    reason: str
+    runner_up: EpochRate | None = None
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote."""
+        known = {f.name for f in fields(cls)}
+        kept = {k: v for k, v in data.items() if k in known}
+        kept["selection"] = EpochRate.from_json(data["selection"])
+        kept["runner_up"] = EpochRate.from_json(data["runner_up"]) if data.get("runner_up") else None
+        kept["interval"], kept["plateau"] = tuple(data["interval"]), tuple(data["plateau"])
+        return cls(**kept)

@@ -1,0 +1,103 @@
+"""The ledger: one line of JSON per fact, appended and flushed to disk before anyone acts on it.
+
+There is one writer. A line cut short by a crash is dropped on reading (it was never acted on) and overwritten by the
+next append. Replay in `orchestrator.state` turns the facts into what is known now.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from orchestrator.core.errors import VolumeError
+
+VERSION = 1
+EventKind = Literal[
+    "study_opened",  # study, base_sha256, dataset_sha256, config (the resolved YAML as data)
+    "trial_started",  # trial, attempt, epochs, from_epoch (0 = from scratch)
+    "checkpoint_saved",  # checkpoint
+    "trial_finished",  # trial
+    "trial_failed",  # trial, attempt, error
+    "sample_drawn",  # cell, sample
+    "verdict_given",  # verdict
+    "file_quarantined",  # path, moved_to, reason, and what must be redone: trial+epoch or cell_key
+    "choice_made",  # choice
+    "study_finished",  # seconds (wall time of this run)
+    "run_interrupted",  # reason
+]
+EVENT_KINDS: tuple[str, ...] = get_args(EventKind)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A fact: what happened (`kind`), when (`time`, Unix seconds), and its particulars (`data`)."""
+
+    kind: EventKind
+    time: float
+    data: Mapping[str, Any]
+
+    def to_line(self) -> str:
+        return json.dumps({"v": VERSION, "t": round(self.time, 3), "kind": self.kind, **self.data}, ensure_ascii=False)
+
+    @classmethod
+    def from_line(cls, line: str) -> Self:
+        data = json.loads(line)
+        version, moment, kind = data.pop("v"), data.pop("t"), data.pop("kind")
+        if version > VERSION:
+            raise ValueError(f"event version {version} is newer than this program ({VERSION})")
+        if kind not in EVENT_KINDS:
+            raise ValueError(f"unknown event kind {kind!r}")
+        return cls(kind, moment, data)
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """All whole events of a ledger, oldest first. A damaged line that is not the last is an error, never skipped."""
+    if not path.exists():
+        return
+    with path.open("rb") as stream:
+        for number, raw in enumerate(stream, 1):
+            if not raw.endswith(b"\n"):
+                return
+            try:
+                yield Event.from_line(raw.decode())
+            except (ValueError, KeyError) as error:
+                raise VolumeError(
+                    f"damaged ledger line ({error})",
+                    where=f"{path}:{number}",
+                    fix="restore the file, or remove the line: work it recorded is then done again",
+                ) from error
+
+
+class Ledger:
+    """The single writer of a ledger file."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_torn_tail(path)
+        self._stream = path.open("ab")
+
+    def record(self, kind: EventKind, **data: Any) -> Event:
+        """Append one fact and return it once it is on disk."""
+        event = Event(kind, time.time(), data)
+        self._stream.write(event.to_line().encode() + b"\n")
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        return event
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _drop_torn_tail(path: Path) -> None:
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        with path.open("r+b") as stream:
+            stream.truncate(whole)

@@ -1,0 +1,96 @@
+"""What is known of a study: a fold over its ledger, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.core.study import Cell, Checkpoint, Choice, Sample, Verdict
+from orchestrator.ledger import Event
+
+
+@dataclass(slots=True)
+class TrialState:
+    """How far a trial is. `epochs` is the number asked for by the latest start."""
+
+    epochs: int = 0
+    attempts: int = 0
+    finished: bool = False
+    error: str = ""
+    started_at: float = 0.0
+
+
+@dataclass(slots=True)
+class StudyState:
+    """Everything recorded so far, indexed by identity."""
+
+    study: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    opened_at: list[float] = field(default_factory=list)
+    trials: dict[str, TrialState] = field(default_factory=dict)
+    checkpoints: dict[tuple[str, int], Checkpoint] = field(default_factory=dict)
+    cells: dict[str, Cell] = field(default_factory=dict)
+    samples: dict[str, Sample] = field(default_factory=dict)
+    verdicts: dict[tuple[str, str, int], Verdict] = field(default_factory=dict)
+    """By (cell key, judge name, judge version)."""
+    quarantined: list[Mapping[str, Any]] = field(default_factory=list)
+    choice: Choice | None = None
+    finished_at: float | None = None
+    last_event_at: float = 0.0
+
+    def apply(self, event: Event) -> None:
+        """Take in one fact."""
+        data = event.data
+        self.last_event_at = event.time
+        match event.kind:
+            case "study_opened":
+                self.study, self.config = data["study"], data["config"]
+                self.opened_at.append(event.time)
+                self.finished_at = None
+            case "trial_started":
+                trial = self.trials.setdefault(data["trial"], TrialState())
+                trial.epochs, trial.finished, trial.error = data["epochs"], False, ""
+                trial.attempts += 1
+                trial.started_at = event.time
+            case "checkpoint_saved":
+                checkpoint = Checkpoint.from_json(data["checkpoint"])
+                self.checkpoints[checkpoint.trial, checkpoint.epoch] = checkpoint
+            case "trial_finished":
+                self.trials[data["trial"]].finished = True
+            case "trial_failed":
+                self.trials[data["trial"]].error = data["error"]
+            case "sample_drawn":
+                cell = Cell.from_json(data["cell"])
+                self.cells[cell.key] = cell
+                self.samples[cell.key] = Sample.from_json(data["sample"])
+            case "verdict_given":
+                verdict = Verdict.from_json(data["verdict"])
+                self.verdicts[verdict.cell_key, verdict.judge, verdict.judge_version] = verdict
+            case "file_quarantined":
+                self._forget(data)
+            case "choice_made":
+                self.choice = Choice.from_json(data["choice"])
+            case "study_finished":
+                self.finished_at = event.time
+            case "run_interrupted":
+                pass
+
+    def _forget(self, data: Mapping[str, Any]) -> None:
+        """A quarantined file is as if it had never been made: what it held must be done again."""
+        self.quarantined.append(dict(data))
+        if "epoch" in data:
+            self.checkpoints.pop((data["trial"], data["epoch"]), None)
+            self.trials[data["trial"]].finished = False
+        if "cell_key" in data:
+            self.samples.pop(data["cell_key"], None)
+            for key in [k for k in self.verdicts if k[0] == data["cell_key"]]:
+                del self.verdicts[key]
+
+
+def replay(events: Iterable[Event]) -> StudyState:
+    """The state after these events."""
+    state = StudyState()
+    for event in events:
+        state.apply(event)
+    return state
