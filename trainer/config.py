@@ -32,6 +32,9 @@ class DatasetConfig(_Frozen):
     """How often an epoch shows each picture."""
     drawn: DrawnDataset | None = None
     """Draw the dataset in the pocket world first, if it is not there yet."""
+    expect: dict[str, PositiveInt] = Field(default_factory=dict)
+    """Pictures per set of triggers, as in `{kanachan: 81, kanachan+keichan: 20}`: `plan` counts with these while the
+    folder is not there, and warns when the folder says otherwise."""
 
 
 class TrainConfig(_Frozen):

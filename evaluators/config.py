@@ -1,0 +1,120 @@
+"""What is drawn of every saved epoch, who judges it, and how the epoch is chosen. Torch-free, so planning is instant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+
+from orchestrator.core.layout import safe_name
+from orchestrator.core.study import Drawing, Prompt
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _expand_seeds(value: Any) -> Any:
+    """`{first: 1, count: 8}` is short for `[1, ..., 8]`."""
+    if not isinstance(value, Mapping):
+        return value
+    if set(value) - {"first", "count"} or not isinstance(value.get("count"), int) or value["count"] < 1:
+        raise ValueError("seeds are a list like [1, 2, 3] or {first: 1, count: 8}")
+    first = value.get("first", 1)
+    return list(range(first, first + value["count"]))
+
+
+def _every_epoch(value: Any) -> Any:
+    return {"every": 1} if value == "all" else value
+
+
+class EveryEpoch(_Frozen):
+    """Every `every`-th saved epoch from `first` on; the last epoch is always drawn."""
+
+    every: PositiveInt = 1
+    first: PositiveInt = 1
+
+
+class PromptConfig(_Frozen):
+    """A prompt as it is sent to the model, and whom it should show."""
+
+    name: str
+    """Short; it names a row of the report."""
+    text: str
+    cast: tuple[str, ...] = Field(min_length=1)
+    """Triggers from left to right."""
+    negative: str = ""
+
+    @field_validator("name")
+    @classmethod
+    def _nameable(cls, name: str) -> str:
+        return safe_name(name, what="prompt name")
+
+    def prompt(self) -> Prompt:
+        """The same as the value that travels with every cell."""
+        return Prompt(self.name, self.text, self.cast, self.negative)
+
+
+class DrawingConfig(_Frozen):
+    """How every cell is drawn. Defaults are the field's operating point for the real model with a speed adapter."""
+
+    sampler: Literal["er_sde", "euler"] = "er_sde"
+    steps: PositiveInt = 8
+    cfg: float = Field(1.0, ge=1)
+    """Guidance scale; 1 draws without a second, negative pass."""
+    shift: PositiveFloat = 3.0
+    width: PositiveInt = 1024
+    height: PositiveInt = 1024
+
+    def drawing(self) -> Drawing:
+        """The same as the value that travels with every cell."""
+        return Drawing(**self.model_dump())
+
+
+class GridConfig(_Frozen):
+    """The product of axes that is drawn: epoch x weight x prompt x seed."""
+
+    prompts: tuple[PromptConfig, ...] = Field(min_length=1)
+    seeds: Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_expand_seeds)] = Field(min_length=1)
+    """A list, or `{first: 1, count: 8}`."""
+    weights: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)
+    """Strengths the adapter is applied with."""
+    epochs: Annotated[EveryEpoch | tuple[PositiveInt, ...], BeforeValidator(_every_epoch)] = EveryEpoch()
+    """`all`, `{every: 4, first: 20}`, or a list of epochs."""
+    drawing: DrawingConfig = DrawingConfig()
+    batch: PositiveInt = 8
+    """Cells per request to an inference actor; they share adapter, weight and prompt."""
+
+    @field_validator("seeds", "weights", "prompts")
+    @classmethod
+    def _distinct(cls, axis: tuple[Any, ...]) -> tuple[Any, ...]:
+        names = [value.name if isinstance(value, PromptConfig) else value for value in axis]
+        if twice := sorted({str(n) for n in names if names.count(n) > 1}):
+            raise ValueError(f"listed twice: {', '.join(twice)}")
+        return axis
+
+    def select_epochs(self, saved: tuple[int, ...]) -> tuple[int, ...]:
+        """Which of the `saved` epochs (ascending) are drawn."""
+        pick = self.epochs
+        if isinstance(pick, EveryEpoch):
+            return tuple(e for e in saved if e >= pick.first and (e % pick.every == 0 or e == saved[-1]))
+        return tuple(e for e in saved if e in pick)
+
+
+class DecideConfig(_Frozen):
+    """How an epoch is adopted."""
+
+    margin: float = Field(0.1, ge=0, lt=1)
+    """Epochs whose rate is at most this much below the best belong to the plateau."""
+    confirm_seeds: PositiveInt = 20
+    """Fresh seeds, per prompt, drawn of the adopted epoch alone; they give the rate that is reported."""
+    confirm_first_seed: NonNegativeInt = 1_000_000
+    """Fresh seeds count up from here, leaving out any seed of the grid."""
+
+
+class JudgeConfig(_Frozen):
+    """Who looks at the pictures."""
+
+    name: Literal["pixel", "none"] = "pixel"
+    """`pixel` reads pictures of the drawn world; `none` only draws, and nothing is adopted."""
