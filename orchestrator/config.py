@@ -141,7 +141,9 @@ def _read(path: Path, overrides: Sequence[str]) -> Any:
         if not equals or not key:
             raise ConfigError(f"cannot read override {override!r}", where="command line", fix="write key=value")
         try:
-            OmegaConf.update(merged, key, OmegaConf.create(f"value: {text}")._get_node("value"), force_add=True)
+            value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"]  # type: ignore[index,call-overload]
+            both_mappings = isinstance(value, dict) and OmegaConf.is_dict(OmegaConf.select(merged, key))
+            OmegaConf.update(merged, key, value, merge=both_mappings, force_add=True)
         except (YAMLError, OmegaConfBaseException, ValueError, AttributeError, IndexError) as error:
             raise ConfigError(f"cannot apply override {override!r}: {_one_line(error)}", where="command line") from error
     try:
@@ -158,13 +160,12 @@ def _first_fault(error: ValidationError, path: Path, overrides: Sequence[str]) -
     dotted = ".".join(str(step) for step in steps)
     overridden = next((o for o in overrides if o.partition("=")[0] == dotted), None)
     where = f"command line: {overridden}" if overridden else str(path)
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 and fault["type"] != "extra_forbidden" else ""
     if fault["type"] == "extra_forbidden":
         known = list(model.model_fields) if model else []
         return ConfigError(f"unknown key {dotted!r}", where=where, fix=_nearest(str(steps[-1]), known))
     if fault["type"] == "missing":
         return ConfigError(f"key {dotted!r} is missing", where=where)
-    return ConfigError(f"{dotted}: {_complaint(fault)}{more}", where=where)
+    return ConfigError(f"{dotted}: {_complaint(fault)}", where=where)
 
 
 def _complaint(fault: ErrorDetails) -> str:
@@ -216,7 +217,7 @@ def _similar_file(path: Path) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).partition("full_key:")[0].split())
 
 
 def to_data(config: StudyConfig) -> dict[str, Any]:
