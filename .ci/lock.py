@@ -1,0 +1,52 @@
+"""Resolve the ranges of pyproject.toml to one exact version each and write them to requirements.lock.
+
+pip resolves without installing; run it with the oldest Python the project supports (`make lock` does).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HEADER = """\
+# Every package of the project, pinned exactly. Made from the ranges of pyproject.toml by `make lock`; do not edit by hand.
+#
+# There are no hashes, because torch has no single one: the same pin takes the CPU build on one machine and the CUDA build
+# on another, and pip demands hashes for all packages or for none. The CUDA build brings NVIDIA packages (and triton),
+# which are not listed here: torch's own requirements choose them.
+"""
+BROUGHT_BY_TORCH = re.compile(r"(nvidia|cuda)-.*|triton")
+
+
+def main() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = resolve([*project["dependencies"], *project["optional-dependencies"]["dev"]])
+    lock = ROOT / "requirements.lock"
+    lock.write_text(HEADER + "".join(f"{name}=={version}\n" for name, version in sorted(pins.items())))
+    print(f"{lock.name}: {len(pins)} packages")
+
+
+def resolve(requirements: list[str]) -> dict[str, str]:
+    """Exact version of every package these requirements lead to, by normalised name."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+        subprocess.run([*pip, "--report", str(report), *requirements], check=True)
+        packages = [item["metadata"] for item in json.loads(report.read_text())["install"]]
+    named = {re.sub(r"[-_.]+", "-", p["name"]).lower(): public_version(p["version"]) for p in packages}
+    return {name: version for name, version in named.items() if not BROUGHT_BY_TORCH.fullmatch(name)}
+
+
+def public_version(version: str) -> str:
+    """`version` without its local part: 2.13.0+cpu and 2.13.0+cu130 are both 2.13.0 to a requirement."""
+    return version.partition("+")[0]
+
+
+if __name__ == "__main__":
+    main()
