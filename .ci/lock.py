@@ -1,6 +1,7 @@
 """Resolve the ranges of pyproject.toml to one exact version each and write them to requirements.lock.
 
-pip resolves without installing; run it with the oldest Python the project supports (`make lock` does).
+pip resolves without installing anything. It must run on the oldest Python the project supports: some packages are
+needed there only, and a newer Python's choice may not install on it.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = """\
-# Every package of the project, pinned exactly. Made from the ranges of pyproject.toml by `make lock`; do not edit by hand.
+# Every package of the project, pinned exactly. Made from the ranges of pyproject.toml by `make lock`: edit those.
 #
-# There are no hashes, because torch has no single one: the same pin takes the CPU build on one machine and the CUDA build
-# on another, and pip demands hashes for all packages or for none. The CUDA build brings NVIDIA packages (and triton),
-# which are not listed here: torch's own requirements choose them.
+# There are no hashes, because torch has no single one: the same pin takes the CPU build on one machine and the CUDA
+# build on another, and pip demands hashes for all packages or for none. The CUDA build brings NVIDIA packages (and
+# triton), which are not listed here: torch's own requirements choose them.
 """
 BROUGHT_BY_TORCH = re.compile(r"(nvidia|cuda)-.*|triton")
 
 
 def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    oldest = project["requires-python"].removeprefix(">=")
+    if sys.version_info[:2] != tuple(int(part) for part in oldest.split(".")):
+        sys.exit(f"The lock is made with Python {oldest}: remove .venv, then make PYTHON=python{oldest} lock")
     pins = resolve([*project["dependencies"], *project["optional-dependencies"]["dev"]])
     lock = ROOT / "requirements.lock"
     lock.write_text(HEADER + "".join(f"{name}=={version}\n" for name, version in sorted(pins.items())))
