@@ -14,6 +14,12 @@ from anima.pocket.world import Figure, Scene
 POSITIONS = {1: ("",), 2: ("left side", "right side"), 3: ("left side", "center", "right side")}
 COUNT_TAG = {1: "1girl", 2: "2girls", 3: "3girls"}
 COUNT_WORDS = {1: "a girl", 2: "two girls", 3: "three girls"}
+_HAIRDO = {
+    "short hair": "short {colour} hair",
+    "long hair": "long {colour} hair",
+    "side ponytail": "{colour} hair in a side ponytail",
+    "twintails": "{colour} hair in twintails",
+}
 ATTRIBUTES = ("hair", "style", "eyes", "accessory", "ahoge", "shirt")
 
 
@@ -44,8 +50,7 @@ class Clause:
         who = f"a girl named {self.name}" if self.name else "a girl"
         traits = []
         if "hair" in said and "style" in said:
-            kind, _, noun = f.style.partition(" hair")
-            traits.append(f"{kind} {f.hair} hair" if f.style.endswith(" hair") else f"{f.hair} hair in a {kind}{noun}")
+            traits.append(_HAIRDO[f.style].format(colour=f.hair))
         elif "hair" in said:
             traits.append(f"{f.hair} hair")
         elif "style" in said:

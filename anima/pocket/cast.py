@@ -23,6 +23,11 @@ _ENDINGS = "chan san ko ru na mi ne ri to ki".split()
 KNOWN_COUNT = 120
 
 
+def syllables() -> list[str]:
+    """What names are made of."""
+    return sorted({onset + vowel for onset in _ONSETS for vowel in _VOWELS} | set(_ENDINGS))
+
+
 def invent_name(rng: Random) -> str:
     """A word of two to four syllables that means nothing; never one of the cast's names."""
     while True:
