@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import count, islice
+from typing import Literal
 
 from evaluators.config import DecideConfig, GridConfig
 from orchestrator.core.study import Cell, Checkpoint
@@ -62,7 +63,7 @@ def _product(
     seeds: Sequence[int],
     base_sha256: str,
     *,
-    purpose: str,
+    purpose: Literal["select", "confirm"],
 ) -> Mapping[str, Cell]:
     drawing = grid.drawing.drawing()
     cells = (
@@ -76,7 +77,7 @@ def _product(
             seed=seed,
             drawing=drawing,
             base_sha256=base_sha256,
-            purpose="confirm" if purpose == "confirm" else "select",
+            purpose=purpose,
         )
         for weight in weights
         for prompt in grid.prompts

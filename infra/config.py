@@ -15,6 +15,8 @@ class ClusterConfig(_Frozen):
     """Who does the work. `local` is this machine with Ray; `inline` is this very process, one thing after another."""
 
     provider: Literal["local", "inline"] = "local"
+    device: Literal["cpu", "cuda"] = "cpu"
+    """What the trainer and the inference actors compute on; they share a GPU when there is only one."""
     inference_actors: PositiveInt = 1
     """How many actors draw at the same time."""
     threads: int = Field(1, ge=0)

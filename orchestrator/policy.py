@@ -1,0 +1,257 @@
+"""What to do next, as a value: a pure function of what the study wants, what is recorded, and what is under way.
+
+The rule, in order of the lines of `decide`:
+train every trial whose saved epochs are not all there; judge what is drawn; draw what is saved, newest epoch first, so
+that the curve on the screen is fresh; when every picture that speaks about an epoch is judged, choose; draw the chosen
+epoch with fresh seeds; when those are judged, adopt it; finish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, groupby
+from math import isnan
+from typing import Literal
+
+from evaluators.config import DecideConfig, GridConfig
+from evaluators.grid import batches, confirm_cells, select_cells
+from evaluators.rates import Selection, epoch_rate, epoch_rates, select
+from orchestrator.core.errors import StudyError
+from orchestrator.core.study import Cell, Checkpoint, Choice, EpochRate, Verdict
+from orchestrator.state import StudyState
+
+JUDGE_BATCH = 32
+"""Pictures per request to a judge: small enough that verdicts keep coming, large enough that messages cost nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialTarget:
+    """A trial by its identity, and the epochs that must be saved and drawn of it (ascending)."""
+
+    trial: str
+    epochs: int
+    saved: tuple[int, ...]
+    drawn: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What must exist in the end. `judge` is (name, version), or None when pictures are only drawn."""
+
+    trials: tuple[TrialTarget, ...]
+    grid: GridConfig
+    decide: DecideConfig
+    judge: tuple[str, int] | None
+    base_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Train a trial until all its epochs are saved; it resumes by itself from what is on the volume."""
+
+    trial: str
+
+    @property
+    def name(self) -> str:
+        return f"train {self.trial}"
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Draw these cells; they share adapter, weight and prompt."""
+
+    cells: tuple[Cell, ...]
+
+    @property
+    def name(self) -> str:
+        first = self.cells[0]
+        return f"draw {first.trial} epoch {first.epoch} weight {first.weight:g} {first.prompt.name} {first.purpose}"
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Judge the pictures of these cells; they share trial and epoch."""
+
+    cells: tuple[Cell, ...]
+
+    @property
+    def name(self) -> str:
+        return f"judge {self.cells[0].trial} epoch {self.cells[0].epoch} {self.cells[0].purpose}"
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Record this choice."""
+
+    choice: Choice
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Nothing is left to do."""
+
+
+Work = Train | Draw | Judge
+Decision = Work | Adopt | Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is under way and what may be asked for: work in flight, names of work to leave alone, and free hands."""
+
+    in_flight: frozenset[Work] = frozenset()
+    held: frozenset[str] = frozenset()
+    """Names of work that failed: it rests before its next attempt, or was given up."""
+    slots: Mapping[Literal["train", "draw", "judge"], int] = field(
+        default_factory=lambda: {"train": 1, "draw": 1, "judge": 1}
+    )
+
+    def free(self, kind: type[Train] | type[Draw] | type[Judge]) -> int:
+        """How many more pieces of this kind of work may start now."""
+        name: Literal["train", "draw", "judge"] = "train" if kind is Train else "draw" if kind is Draw else "judge"
+        return self.slots[name] - sum(isinstance(work, kind) for work in self.in_flight)
+
+    def busy_keys(self, kind: type[Draw] | type[Judge]) -> set[str]:
+        """Keys of the cells this kind of work is already dealing with."""
+        return {cell.key for work in self.in_flight if isinstance(work, kind) for cell in work.cells}
+
+
+def decide(target: Target, state: StudyState, standing: Standing) -> tuple[Decision, ...]:
+    """Everything that should start now. Empty means: wait. Raises StudyError when no choice can ever be made."""
+    training = unfinished_trials(target, state)
+    wanted = wanted_cells(target, state)
+    if training or unjudged(target, state, wanted):
+        return _start(target, state, standing, training, wanted)
+    if target.judge is None:
+        return (Finish(),)
+    selection = choose(target, state)
+    fresh = confirmation(target, state, selection)
+    if unjudged(target, state, fresh):
+        return _start(target, state, standing, (), fresh)
+    choice = conclude(target, state, selection)
+    return (Finish(),) if choice == state.choice else (Adopt(choice),)
+
+
+def _start(
+    target: Target, state: StudyState, standing: Standing, training: tuple[Train, ...], wanted: Mapping[str, Cell]
+) -> tuple[Work, ...]:
+    ready_to_train = (w for w in training if w not in standing.in_flight)
+    ready_to_judge = _judgements(target, state, wanted, standing.busy_keys(Judge))
+    ready_to_draw = _drawings(target, state, wanted, standing.busy_keys(Draw))
+    return (
+        *_take(ready_to_train, standing.free(Train), standing.held),
+        *_take(ready_to_judge, standing.free(Judge), standing.held),
+        *_take(ready_to_draw, standing.free(Draw), standing.held),
+    )
+
+
+def _take(ready: Iterator[Work], free: int, held: frozenset[str]) -> list[Work]:
+    taken: list[Work] = []
+    while len(taken) < free and (work := next((w for w in ready if w.name not in held), None)) is not None:
+        taken.append(work)
+    return taken
+
+
+def unfinished_trials(target: Target, state: StudyState) -> tuple[Train, ...]:
+    """Trials with a saved epoch missing, in the order of the YAML."""
+    return tuple(
+        Train(t.trial) for t in target.trials if any((t.trial, e) not in state.checkpoints for e in t.saved)
+    )
+
+
+def drawn_checkpoints(target: Target, state: StudyState) -> list[Checkpoint]:
+    """Saved epochs the grid wants, newest first."""
+    there = [
+        state.checkpoints[t.trial, e] for t in target.trials for e in t.drawn if (t.trial, e) in state.checkpoints
+    ]
+    return sorted(there, key=lambda c: -c.epoch)
+
+
+def wanted_cells(target: Target, state: StudyState) -> dict[str, Cell]:
+    """The cells of all saved epochs the grid wants, by key, newest epoch first."""
+    return dict(
+        chain.from_iterable(
+            select_cells(c, target.grid, target.base_sha256).items() for c in drawn_checkpoints(target, state)
+        )
+    )
+
+
+def unjudged(target: Target, state: StudyState, wanted: Mapping[str, Cell]) -> bool:
+    """Whether a wanted cell still lacks its picture or its verdict."""
+    return any(
+        key not in state.samples or (target.judge is not None and (key, *target.judge) not in state.verdicts)
+        for key in wanted
+    )
+
+
+def _drawings(target: Target, state: StudyState, wanted: Mapping[str, Cell], busy: set[str]) -> Iterator[Draw]:
+    missing = (cell for key, cell in wanted.items() if key not in state.samples and key not in busy)
+    return (Draw(batch) for batch in batches(missing, target.grid.batch))
+
+
+def _judgements(target: Target, state: StudyState, wanted: Mapping[str, Cell], busy: set[str]) -> Iterator[Judge]:
+    if target.judge is None:
+        return
+    unread = (
+        cell
+        for key, cell in wanted.items()
+        if key in state.samples and (key, *target.judge) not in state.verdicts and key not in busy
+    )
+    for _, cells in groupby(unread, key=lambda c: (c.trial, c.epoch)):
+        together = tuple(cells)
+        for at in range(0, len(together), JUDGE_BATCH):
+            yield Judge(together[at : at + JUDGE_BATCH])
+
+
+def verdicts_of(target: Target, state: StudyState, cells: Mapping[str, Cell]) -> dict[str, Verdict]:
+    """What the study's judge says of these cells, by key; cells it has not seen are left out."""
+    if target.judge is None:
+        return {}
+    asked = {key: state.verdicts.get((key, *target.judge)) for key in cells}
+    return {key: verdict for key, verdict in asked.items() if verdict is not None}
+
+
+def rates(target: Target, state: StudyState) -> list[EpochRate]:
+    """The curve so far, from the cells the grid wants."""
+    wanted = wanted_cells(target, state)
+    return epoch_rates(wanted.values(), verdicts_of(target, state, wanted))
+
+
+def choose(target: Target, state: StudyState) -> Selection:
+    """The epoch to adopt, from every judged cell of the grid."""
+    return select(rates(target, state), target.decide.margin)
+
+
+def confirmation(target: Target, state: StudyState, selection: Selection) -> Mapping[str, Cell]:
+    """The fresh cells that say how good the chosen epoch really is."""
+    chosen = selection.chosen
+    checkpoint = state.checkpoints[chosen.trial, chosen.epoch]
+    return confirm_cells(checkpoint, chosen.weight, target.grid, target.decide, target.base_sha256)
+
+
+def conclude(target: Target, state: StudyState, selection: Selection) -> Choice:
+    """The choice with its evidence, once the fresh cells are judged."""
+    chosen = selection.chosen
+    checkpoint = state.checkpoints[chosen.trial, chosen.epoch]
+    fresh = confirmation(target, state, selection)
+    rate = epoch_rate(chosen.trial, chosen.epoch, chosen.weight, verdicts_of(target, state, fresh).values())
+    if isnan(rate.rate):
+        raise StudyError(
+            f"none of the {len(fresh)} fresh pictures of epoch {chosen.epoch} could be scored",
+            fix="see the reasons of the unscored pictures in the report",
+        )
+    return Choice(
+        trial=chosen.trial,
+        epoch=chosen.epoch,
+        weight=chosen.weight,
+        adapter=checkpoint.adapter,
+        adapter_sha256=checkpoint.sha256,
+        first_try_rate=rate.rate,
+        interval=(rate.low, rate.high),
+        n=rate.scored,
+        plateau=selection.plateau,
+        selection=chosen,
+        reason=selection.reason,
+        runner_up=selection.runner_up,
+    )

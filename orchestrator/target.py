@@ -1,0 +1,57 @@
+"""From a study's YAML and the content of its files to what must exist in the end: each trial's identity and its epochs."""
+
+from __future__ import annotations
+
+from evaluators.grid import saved_epochs
+from orchestrator.config import StudyConfig
+from orchestrator.core.identity import digest
+from orchestrator.policy import Target, TrialTarget
+from trainer.config import TrainConfig
+
+NOT_IDENTITY = frozenset({"epochs", "save_every", "threads"})
+"""Training settings that do not change what an epoch's weights are: how many are wanted, which are kept, who computes."""
+
+
+def trial_id(name: str, train: TrainConfig, *, triggers: tuple[str, ...], dataset_sha256: str, base_sha256: str) -> str:
+    """`<name>-<8 hex>`: the same as long as every epoch it has saved would come out the same again."""
+    facts = {
+        "train": train.model_dump(mode="json", exclude=set(NOT_IDENTITY)),
+        "triggers": list(triggers),
+        "dataset": dataset_sha256,
+        "base": base_sha256,
+    }
+    return f"{name}-{digest(facts, length=8)}"
+
+
+def judge_id(config: StudyConfig) -> tuple[str, int] | None:
+    """Name and version verdicts are recorded under. The name carries the cast: other looks are other questions."""
+    if config.judge.name == "none":
+        return None
+    from evaluators.judges.pixel import PixelJudge
+
+    looks = {name: look.model_dump(mode="json") for name, look in config.cast.items()}
+    return f"{config.judge.name}-{digest(looks, length=6)}", PixelJudge.version
+
+
+def build_target(config: StudyConfig, *, dataset_sha256: str, base_sha256: str) -> Target:
+    """Everything the study wants."""
+    return Target(
+        trials=tuple(_trial_target(config, name, dataset_sha256, base_sha256) for name in config.trials),
+        grid=config.grid,
+        decide=config.decide,
+        judge=judge_id(config),
+        base_sha256=base_sha256,
+    )
+
+
+def _trial_target(config: StudyConfig, name: str, dataset_sha256: str, base_sha256: str) -> TrialTarget:
+    train = config.trials[name]
+    saved = saved_epochs(train.epochs, train.save_every)
+    return TrialTarget(
+        trial=trial_id(
+            name, train, triggers=config.triggers, dataset_sha256=dataset_sha256, base_sha256=base_sha256
+        ),
+        epochs=train.epochs,
+        saved=saved,
+        drawn=config.grid.select_epochs(saved),
+    )
