@@ -1,11 +1,20 @@
-"""What is drawn of every saved epoch, who judges it, and how the epoch is chosen. Torch-free, so planning is instant."""
+"""What is drawn of every saved epoch, who judges it, and how the epoch is chosen. Torch-free, so planning is quick."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 
 from orchestrator.core.layout import safe_name
 from orchestrator.core.study import Drawing, Prompt

@@ -6,7 +6,7 @@ Order: checkpoints as given; within one, weights and prompts as the YAML lists t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from itertools import count, islice
 from typing import Literal
 
@@ -14,19 +14,13 @@ from evaluators.config import DecideConfig, GridConfig
 from orchestrator.core.study import Cell, Checkpoint
 
 
-def saved_epochs(epochs: int, save_every: int) -> tuple[int, ...]:
-    """The epochs a trial keeps: every `save_every`-th, and always the last."""
-    kept = list(range(save_every, epochs + 1, save_every))
-    return tuple(kept if kept and kept[-1] == epochs else [*kept, epochs])
-
-
-@lru_cache(maxsize=None)
+@cache
 def select_cells(checkpoint: Checkpoint, grid: GridConfig, base_sha256: str) -> Mapping[str, Cell]:
     """The cells that speak for or against a checkpoint, by key."""
     return _product(checkpoint, grid, grid.weights, grid.seeds, base_sha256, purpose="select")
 
 
-@lru_cache(maxsize=None)
+@cache
 def confirm_cells(
     checkpoint: Checkpoint, weight: float, grid: GridConfig, decide: DecideConfig, base_sha256: str
 ) -> Mapping[str, Cell]:

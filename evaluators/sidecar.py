@@ -1,4 +1,4 @@
-"""The JSON file beside every picture: what was asked, what was drawn, and how long it took. It makes a sweep repeatable.
+"""The JSON file beside every picture: what was asked, what was drawn, how long it took. It makes a sweep repeatable.
 
 The sidecar is written after its picture, so it is also the mark that the picture is whole.
 """

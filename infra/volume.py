@@ -1,11 +1,11 @@
-"""The volume that keeps a study: a local folder. Files are put aside and renamed, checked by their hash, and bad ones set apart.
+"""The volume that keeps a study: a local folder.
 
-Paths are given relative to the study folder, as they are recorded.
+Files are written aside and renamed, checked by their hash, and set apart when they fail. Paths are given relative to
+the study folder, as they are recorded.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -53,6 +53,6 @@ class LocalVolume:
         aside = next(
             place for n in range(1, 10_000) if not (place := self.layout.quarantine / f"{n:04d}__{flat}").exists()
         )
-        os.rename(path, aside)
+        path.rename(aside)
         flush_folder(path.parent)
         return self.layout.relative(aside)

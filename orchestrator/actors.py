@@ -1,4 +1,4 @@
-"""The crew on Ray: plain workers in actors on this machine, with deadlines on every wait. The only file that imports Ray.
+"""The crew on Ray: plain workers in actors on this machine, a deadline on every wait. The only file that imports Ray.
 
 Ray is started so that nothing listens beyond loopback and nothing is written to the home folder: its node address is
 127.0.0.1, its token lives in the environment, its session folder is temporary and is removed at the end. An actor that
@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -29,13 +30,13 @@ os.environ.update(
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
 )
 
-import ray  # noqa: E402 - reads the environment above while it is imported
-from ray.exceptions import RayError, RayTaskError  # noqa: E402
+import ray
+from ray.exceptions import RayError, RayTaskError
 
-from infra.config import ClusterConfig  # noqa: E402
-from orchestrator.core.errors import StudyError  # noqa: E402
-from orchestrator.core.study import Cell, Sample, Verdict  # noqa: E402
-from orchestrator.crew import (  # noqa: E402
+from infra.config import ClusterConfig
+from orchestrator.core.errors import StudyError
+from orchestrator.core.study import Cell, Sample, Verdict
+from orchestrator.crew import (
     Artist,
     Critic,
     Drawn,
@@ -48,7 +49,7 @@ from orchestrator.crew import (  # noqa: E402
     Trainer,
     Workers,
 )
-from orchestrator.policy import Draw, Judge, Train, Work  # noqa: E402
+from orchestrator.policy import Draw, Judge, Train, Work
 
 TURN_S = 1.0
 """How long a trainer works before it reports; what a dead driver leaves running at most, beside a step."""
@@ -76,9 +77,15 @@ class ArtistActor:
     """Keeps the loaded model between batches."""
 
     def __init__(self, workers: Workers) -> None:
-        self._artist: Artist = workers.artist()
+        self._workers = workers
+        self._artist: Artist | None = None
+
+    def warm_up(self) -> None:
+        """Load the model while there is nothing to draw yet."""
+        self._artist = self._artist or self._workers.artist()
 
     def work(self, cells: Sequence[Cell]) -> list[Sample]:
+        self._artist = self._artist or self._workers.artist()
         return self._artist.draw(cells)
 
 
@@ -86,9 +93,11 @@ class CriticActor:
     """Keeps the judge between batches."""
 
     def __init__(self, workers: Workers) -> None:
-        self._critic: Critic = workers.critic()
+        self._workers = workers
+        self._critic: Critic | None = None
 
     def work(self, cells: Sequence[Cell], samples: Sequence[Sample]) -> list[Verdict]:
+        self._critic = self._critic or self._workers.critic()
         return self._critic.judge(cells, samples)
 
 
@@ -123,6 +132,7 @@ class RayCrew:
         self._session = Path(tempfile.mkdtemp(prefix=f"{SESSION_PREFIX}{os.getpid()}-"))
         logging.getLogger("ray").setLevel(logging.ERROR)
         actors = sum(self.slots.values())
+        on_terminate = signal.getsignal(signal.SIGTERM)
         ray.init(
             address="local",
             num_cpus=actors,
@@ -136,6 +146,11 @@ class RayCrew:
         if self._cluster.device == "cuda":
             gpus = float(ray.cluster_resources().get("GPU", 0))
             self._gpu_share = min(1.0, round(gpus / (actors - 1), 3))
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own there
+        for _ in range(self.slots["draw"]):
+            artist = self._hire("draw")
+            artist.warm_up.remote()
+            self._idle["draw"].append(artist)
         return self
 
     def submit(self, work: Work, samples: Sequence[Sample] = ()) -> None:
@@ -162,13 +177,14 @@ class RayCrew:
     def _hire(self, role: Role) -> Any:
         threads = self._threads[role] or os.cpu_count() or 1
         environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        remote = ray.remote(_ACTORS[role]).options(
+        actor: Any = ray.remote(_ACTORS[role])
+        hired: Any = actor.options(
             num_cpus=1,
             num_gpus=0 if role == "judge" else self._gpu_share,
             max_restarts=0,
             runtime_env={"env_vars": environment},
         )
-        return remote.remote(self._workers)
+        return hired.remote(self._workers)
 
     def _call(self, actor: Any, role: Role, work: Work, samples: tuple[Sample, ...] = ()) -> None:
         match work:

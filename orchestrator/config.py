@@ -1,4 +1,4 @@
-"""One YAML is one study: OmegaConf reads it, merges `key=value` overrides and resolves `${...}`; frozen models check it.
+"""One YAML is one study: OmegaConf reads it, merges `key=value` overrides, resolves `${...}`; frozen models check it.
 
 The parts sit beside their owners (`trainer/config.py`, `evaluators/config.py`, `infra/config.py`); this file composes
 them. Bad input is one ConfigError that names the file, the dotted key and the nearest key that exists.
@@ -10,7 +10,7 @@ import difflib
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, cast, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -119,7 +119,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     except ValidationError as error:
         raise _first_fault(error, path, overrides) from error
     except StudyError as error:
-        raise ConfigError(error.what, where=f"{path}: {error.where}" if error.where else str(path), fix=error.fix) from None
+        raise ConfigError(
+            error.what, where=f"{path}: {error.where}" if error.where else str(path), fix=error.fix
+        ) from None
 
 
 def parse_config(data: Mapping[str, Any]) -> StudyConfig:
@@ -145,7 +147,9 @@ def _read(path: Path, overrides: Sequence[str]) -> Any:
             both_mappings = isinstance(value, dict) and OmegaConf.is_dict(OmegaConf.select(merged, key))
             OmegaConf.update(merged, key, value, merge=both_mappings, force_add=True)
         except (YAMLError, OmegaConfBaseException, ValueError, AttributeError, IndexError) as error:
-            raise ConfigError(f"cannot apply override {override!r}: {_one_line(error)}", where="command line") from error
+            raise ConfigError(
+                f"cannot apply override {override!r}: {_one_line(error)}", where="command line"
+            ) from error
     try:
         return OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -182,7 +186,9 @@ def _walk(location: Iterable[int | str]) -> tuple[list[int | str], type[BaseMode
     owner: type[BaseModel] | None = None
     for step in location:
         models = [m for m in _alternatives(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
-        if any(step == m.__name__ for m in models) or (isinstance(step, str) and step.startswith(("tuple[", "function-"))):
+        if any(step == m.__name__ for m in models) or (
+            isinstance(step, str) and step.startswith(("tuple[", "function-"))
+        ):
             continue
         steps.append(step)
         owner = models[0] if models else None
@@ -222,9 +228,9 @@ def _one_line(error: Exception) -> str:
 
 def to_data(config: StudyConfig) -> dict[str, Any]:
     """The configuration as plain data, with every default written out."""
-    return cast(dict[str, Any], config.model_dump(mode="json"))
+    return config.model_dump(mode="json")
 
 
 def to_yaml(config: StudyConfig) -> str:
     """The configuration as YAML, with every default written out."""
-    return cast(str, OmegaConf.to_yaml(OmegaConf.create(to_data(config))))
+    return OmegaConf.to_yaml(OmegaConf.create(to_data(config)))

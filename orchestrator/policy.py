@@ -155,16 +155,12 @@ def _take(ready: Iterator[Work], free: int, held: frozenset[str]) -> list[Work]:
 
 def unfinished_trials(target: Target, state: StudyState) -> tuple[Train, ...]:
     """Trials with a saved epoch missing, in the order of the YAML."""
-    return tuple(
-        Train(t.trial) for t in target.trials if any((t.trial, e) not in state.checkpoints for e in t.saved)
-    )
+    return tuple(Train(t.trial) for t in target.trials if any((t.trial, e) not in state.checkpoints for e in t.saved))
 
 
 def drawn_checkpoints(target: Target, state: StudyState) -> list[Checkpoint]:
     """Saved epochs the grid wants, newest first."""
-    there = [
-        state.checkpoints[t.trial, e] for t in target.trials for e in t.drawn if (t.trial, e) in state.checkpoints
-    ]
+    there = [state.checkpoints[t.trial, e] for t in target.trials for e in t.drawn if (t.trial, e) in state.checkpoints]
     return sorted(there, key=lambda c: -c.epoch)
 
 

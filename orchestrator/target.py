@@ -1,15 +1,15 @@
-"""From a study's YAML and the content of its files to what must exist in the end: each trial's identity and its epochs."""
+"""From a study's YAML and the content of its files to what must exist in the end: trials, identities, and epochs."""
 
 from __future__ import annotations
 
-from evaluators.grid import saved_epochs
 from orchestrator.config import StudyConfig
 from orchestrator.core.identity import digest
 from orchestrator.policy import Target, TrialTarget
+from trainer.checkpoints import saved_epochs
 from trainer.config import TrainConfig
 
-NOT_IDENTITY = frozenset({"epochs", "save_every", "threads"})
-"""Training settings that do not change what an epoch's weights are: how many are wanted, which are kept, who computes."""
+NOT_IDENTITY = frozenset({"epochs", "save_every", "keep_states", "threads"})
+"""Settings that do not change what an epoch's weights are: how many epochs, which are kept, with how many threads."""
 
 
 def trial_id(name: str, train: TrainConfig, *, triggers: tuple[str, ...], dataset_sha256: str, base_sha256: str) -> str:
@@ -48,9 +48,7 @@ def _trial_target(config: StudyConfig, name: str, dataset_sha256: str, base_sha2
     train = config.trials[name]
     saved = saved_epochs(train.epochs, train.save_every)
     return TrialTarget(
-        trial=trial_id(
-            name, train, triggers=config.triggers, dataset_sha256=dataset_sha256, base_sha256=base_sha256
-        ),
+        trial=trial_id(name, train, triggers=config.triggers, dataset_sha256=dataset_sha256, base_sha256=base_sha256),
         epochs=train.epochs,
         saved=saved,
         drawn=config.grid.select_epochs(saved),

@@ -1,0 +1,242 @@
+"""`run`: check, look at what is there, do what is missing, say what came of it. The same command resumes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+from rich.console import Console
+
+from anima.base import base_sha256
+from infra.volume import LocalVolume
+from orchestrator.config import StudyConfig, load_config, to_data, to_yaml
+from orchestrator.controller import Controller, Interrupted, Watcher
+from orchestrator.core.errors import MissingError, StudyError
+from orchestrator.core.layout import Layout
+from orchestrator.core.study import Choice
+from orchestrator.crew import Crew, InlineCrew, Step, Workers
+from orchestrator.ledger import Event, Ledger, read_events
+from orchestrator.lock import sole_driver
+from orchestrator.policy import Target
+from orchestrator.preflight import dataset_root, missing, resolve_base
+from orchestrator.state import StudyState, replay
+from orchestrator.target import build_target, trial_id
+from orchestrator.watch import LogFile, PlainLines, Screen
+from orchestrator.workers import StudyWorkers
+from trainer.checkpoints import published_checkpoints
+from trainer.dataset import read_dataset
+
+INTERRUPTED = 130
+
+
+class Lacking(StudyError):
+    """Several things are missing at once; each is a line of its own."""
+
+    exit_code = MissingError.exit_code
+
+    def __init__(self, faults: Sequence[MissingError]) -> None:
+        super().__init__("\n".join(str(fault) for fault in faults))
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A study that can start: its configuration and everything that was looked up for it."""
+
+    config: StudyConfig
+    layout: Layout
+    base: Path
+    base_sha256: str
+    dataset_sha256: str
+    target: Target
+    workers: Workers
+
+
+def run_study(path: Path, overrides: Sequence[str], console: Console) -> int:
+    """Run or resume the study of a YAML; returns the exit code. Raises StudyError."""
+    config = load_config(path, overrides)
+    if faults := missing(config):
+        raise Lacking(faults)
+    layout = config.layout()
+    with sole_driver(layout.lock):
+        return drive(prepare(config), console)
+
+
+def prepare(config: StudyConfig) -> Study:
+    """Look at everything the study builds on: the dataset, read and checked, and the base, by content."""
+    root = dataset_root(config)
+    if config.dataset.drawn is not None:
+        from trainer.drawn import ensure_drawn_dataset
+
+        ensure_drawn_dataset(root, config.dataset.drawn)
+    dataset = read_dataset(root, config.dataset, config.triggers)
+    layout = Layout(config.layout().root.resolve())
+    base = resolve_base(config.base).resolve()
+    base_hash = base_sha256(base)
+    target = build_target(config, dataset_sha256=dataset.sha256, base_sha256=base_hash)
+    trials = {
+        trial_id(name, train, triggers=config.triggers, dataset_sha256=dataset.sha256, base_sha256=base_hash): train
+        for name, train in config.trials.items()
+    }
+    workers = StudyWorkers(
+        trials=trials,
+        base=str(base),
+        base_sha256=base_hash,
+        study_root=str(layout.root),
+        dataset_root=str(root.resolve()),
+        dataset=config.dataset,
+        looks=dict(config.cast),
+        judge=target.judge,
+        threads=config.cluster.threads,
+        batch=config.grid.batch,
+    )
+    return Study(config, layout, base, base_hash, dataset.sha256, target, workers)
+
+
+def drive(study: Study, console: Console, *, hire: Callable[[Study], Crew] | None = None) -> int:
+    """Do what the study lacks. Returns 0, or 130 when stopped on request."""
+    config, layout = study.config, study.layout
+    volume = LocalVolume(layout)
+    state = replay(read_events(layout.ledger))
+    with ExitStack() as stack:
+        ledger = stack.enter_context(closing(Ledger(layout.ledger)))
+        log = stack.enter_context(closing(LogFile(layout.log)))
+        watchers: list[Watcher] = [log]
+        controller = Controller(
+            study.target,
+            volume,
+            ledger,
+            state,
+            published=lambda trial: published_checkpoints(layout, trial),
+            attempts=config.cluster.attempts,
+            back_off_s=config.cluster.back_off_s,
+            watchers=watchers,
+        )
+        controller.reconcile()
+        if controller.done():
+            publish_results(study, state)
+            console.print("Everything this study asks for is done already.", highlight=False)
+            tell_result(state, layout, console)
+            return 0
+        volume.put(layout.config, to_yaml(config))
+        controller.open(
+            config.study, to_data(config), base_sha256=study.base_sha256, dataset_sha256=study.dataset_sha256
+        )
+        watchers.append(stack.enter_context(TrackerWatcher(config, layout, state)))
+        screen = (Screen if console.is_terminal else PlainLines)(console, study.target, state)
+        watchers.append(screen)
+        try:
+            with closing((hire or hire_crew)(study)) as crew, screen, stops(controller):
+                controller.run(crew)
+        except (Interrupted, KeyboardInterrupt):
+            controller.interrupted()
+            console.print("Stopped. The same command continues.", highlight=False)
+            return INTERRUPTED
+        publish_results(study, state)
+    tell_result(state, layout, console)
+    return 0
+
+
+def hire_crew(study: Study) -> Crew:
+    """The crew the YAML asks for."""
+    config = study.config
+    if config.cluster.provider == "inline":
+        return InlineCrew(study.workers)
+    from orchestrator.actors import RayCrew
+
+    threads = max(train.threads for train in config.trials.values())
+    return RayCrew(study.workers, config.cluster, train_threads=threads).open()
+
+
+@contextmanager
+def stops(controller: Controller) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM asks the controller to stop; a second one does not wait for it."""
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        if controller.stop_requested:
+            raise KeyboardInterrupt
+        controller.stop_requested = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class TrackerWatcher:
+    """Passes facts on to W&B, and closes its run however ours ends."""
+
+    def __init__(self, config: StudyConfig, layout: Layout, state: StudyState) -> None:
+        self._config, self._layout, self._state = config, layout, state
+
+    def __enter__(self) -> Self:
+        from orchestrator.tracking import Tracker
+
+        self._tracker = Tracker.open(self._config, self._layout)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tracker.finish(self._state)
+
+    def event(self, event: Event, state: StudyState) -> None:
+        self._tracker.record(event, state)
+
+    def step(self, step: Step) -> None:
+        """The loss reaches W&B with its checkpoint."""
+
+    def note(self, sentence: str) -> None:
+        """Not a fact."""
+
+
+def publish_results(study: Study, state: StudyState) -> None:
+    """Write what is made from the ledger alone: the choice and the page for people."""
+    from orchestrator.report import write_report
+
+    layout = study.layout
+    if state.choice is not None:
+        text = json.dumps(state.choice.to_json(), indent=2, ensure_ascii=False) + "\n"
+        LocalVolume(layout).put(layout.choice, text)
+    write_report(state, layout, study.config)
+
+
+def tell_result(state: StudyState, layout: Layout, console: Console) -> None:
+    """The last lines of a run: what was adopted, how good it is, and where to read on."""
+    choice = state.choice
+    lines = [
+        *([] if choice is None else choice_lines(choice, layout)),
+        f"report   {_from_here(layout.report)}",
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def choice_lines(choice: Choice, layout: Layout) -> list[str]:
+    """The adopted epoch, its rate with interval, and why, in words and figures."""
+    low, high = choice.interval
+    passed = round(choice.first_try_rate * choice.n)
+    return [
+        f"adopted  epoch {choice.epoch} of {choice.trial} at weight {choice.weight:g}",
+        f"rate     {choice.first_try_rate:.0%} of fresh seeds pass at first try:"
+        f" {passed} of {choice.n} (95 % interval {low:.0%} to {high:.0%})",
+        f"why      {choice.reason}",
+        f"adapter  {_from_here(layout.resolve(choice.adapter))}",
+    ]
+
+
+def _from_here(path: Path) -> str:
+    """A path as short as it can be written from the current folder."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -1,0 +1,219 @@
+"""What a person sees while a study runs: bars on a terminal, plain lines elsewhere, a line per fact in run.log."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from orchestrator.core.study import EpochRate
+from orchestrator.crew import Step
+from orchestrator.ledger import Event
+from orchestrator.policy import Target, rates
+from orchestrator.state import StudyState
+
+
+def sentence(event: Event, state: StudyState) -> str:
+    """A fact as one line: what | which | how."""
+    data = event.data
+    match event.kind:
+        case "study_opened":
+            return f"study opened | {data['study']}"
+        case "trial_started":
+            return (
+                f"trial started | trial={data['trial']} attempt={data['attempt']}"
+                f" | epochs {data['from_epoch'] + 1} to {data['epochs']}"
+            )
+        case "checkpoint_saved":
+            c = data["checkpoint"]
+            return (
+                f"checkpoint saved | trial={c['trial']} epoch={c['epoch']}"
+                f" | loss {c['loss']:.4f}, {c['size_bytes'] / 1e6:.1f} MB, {c['seconds']:.1f} s"
+            )
+        case "trial_finished":
+            return f"trial finished | trial={data['trial']}"
+        case "trial_failed":
+            return f"trial failed | trial={data['trial']} attempt={data['attempt']} | {data['error']}"
+        case "sample_drawn":
+            c = data["cell"]
+            return (
+                f"sample drawn | trial={c['trial']} epoch={c['epoch']} weight={c['weight']:g}"
+                f" prompt={c['prompt']['name']} seed={c['seed']} {c['purpose']} | {data['sample']['seconds']:.2f} s"
+            )
+        case "verdict_given":
+            v = data["verdict"]
+            cell = state.cells[v["cell_key"]]
+            kinds = Counter(f["kind"] for f in v["findings"])
+            why = v["reason"] or ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+            said = f"{v['outcome']}: {why}" if why else v["outcome"]
+            return f"verdict given | trial={cell.trial} epoch={cell.epoch} seed={cell.seed} {cell.purpose} | {said}"
+        case "file_quarantined":
+            return f"file set apart | {data['path']} | {data['reason']}; it will be made again"
+        case "choice_made":
+            c = data["choice"]
+            return f"choice made | trial={c['trial']} epoch={c['epoch']} weight={c['weight']:g} | {c['reason']}"
+        case "study_finished":
+            return f"study finished | {data['seconds']:.1f} s"
+        case "run_interrupted":
+            return f"run interrupted | {data['reason']}"
+
+
+class LogFile:
+    """One line per fact, with the time of day, appended to run.log."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = path.open("a", encoding="utf-8", buffering=1)
+
+    def event(self, event: Event, state: StudyState) -> None:
+        self.note(sentence(event, state))
+
+    def step(self, step: Step) -> None:
+        """Steps are in the trial's metrics.jsonl."""
+
+    def note(self, sentence: str) -> None:
+        self._stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {sentence}\n")
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class Tally:
+    """Counts for people: how much of the grid is drawn and judged, and which epochs are judged to the last picture."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        per_epoch = len(target.grid.weights) * len(target.grid.prompts) * len(target.grid.seeds)
+        self._per_weight = len(target.grid.prompts) * len(target.grid.seeds)
+        self._select = per_epoch * sum(len(t.drawn) for t in target.trials)
+        self._confirm = len(target.grid.prompts) * target.decide.confirm_seeds if target.judge else 0
+        self._told: set[tuple[str, int, float]] = set()
+
+    @property
+    def total(self) -> int:
+        """Pictures the whole study needs."""
+        return self._select + self._confirm
+
+    def drawn(self, state: StudyState) -> int:
+        trials = {t.trial for t in self.target.trials}
+        return sum(state.cells[key].trial in trials for key in state.samples)
+
+    def judged(self, state: StudyState) -> int:
+        return sum(1 for key, *judge in state.verdicts if tuple(judge) == self.target.judge and key in state.samples)
+
+    def complete(self, curve: list[EpochRate]) -> list[EpochRate]:
+        """Epochs whose last picture was judged since this was asked last."""
+        fresh = [
+            r
+            for r in curve
+            if r.scored + r.unscored == self._per_weight and (r.trial, r.epoch, r.weight) not in self._told
+        ]
+        self._told |= {(r.trial, r.epoch, r.weight) for r in fresh}
+        return fresh
+
+
+QUIET = frozenset({"sample_drawn", "verdict_given"})
+"""Facts that come one per picture: a plain terminal hears of each epoch instead."""
+
+
+class PlainLines:
+    """For pipes and log collectors: a line per fact, without colours or movement."""
+
+    def __init__(self, console: Console, target: Target, state: StudyState) -> None:
+        self._console, self._tally = console, Tally(target)
+        self._tally.complete(rates(target, state))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to put back."""
+
+    def event(self, event: Event, state: StudyState) -> None:
+        if event.kind not in QUIET:
+            self.note(sentence(event, state))
+        if event.kind == "verdict_given":
+            for rate in self._tally.complete(rates(self._tally.target, state)):
+                drawn, total = self._tally.drawn(state), self._tally.total
+                self.note(
+                    f"epoch judged | trial={rate.trial} epoch={rate.epoch} weight={rate.weight:g}"
+                    f" | {rate.passes}/{rate.scored} passed ({drawn} of {total} pictures drawn)"
+                )
+
+    def step(self, step: Step) -> None:
+        """Steps are told by the checkpoint they lead to."""
+
+    def note(self, sentence: str) -> None:
+        self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+class Screen:
+    """For terminals: a bar for training, bars for the grid, and the rate of every epoch so far, in figures."""
+
+    def __init__(self, console: Console, target: Target, state: StudyState) -> None:
+        self._console, self._target, self._tally = console, target, Tally(target)
+        self._bars = Progress(
+            TextColumn("{task.description:<9}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            console=console,
+            expand=True,
+        )
+        self._training: TaskID = self._bars.add_task("training", total=None, status="")
+        self._drawing: TaskID = self._bars.add_task("drawn", total=self._tally.total, status="")
+        self._judging: TaskID = self._bars.add_task("judged", total=self._tally.total, status="")
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._refresh(state)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def event(self, event: Event, state: StudyState) -> None:
+        if event.kind in ("file_quarantined", "trial_failed", "choice_made"):
+            self.note(sentence(event, state))
+        self._refresh(state)
+
+    def step(self, step: Step) -> None:
+        epochs = next((t.epochs for t in self._target.trials if t.trial == step.trial), step.epoch)
+        self._bars.update(
+            self._training,
+            total=epochs * step.steps_per_epoch,
+            completed=step.step,
+            status=f"epoch {step.epoch}/{epochs} loss {step.loss:.3f}",
+        )
+
+    def note(self, sentence: str) -> None:
+        self._live.console.print(sentence, markup=False, highlight=False)
+
+    def _refresh(self, state: StudyState) -> None:
+        self._bars.update(self._drawing, completed=self._tally.drawn(state))
+        self._bars.update(self._judging, completed=self._tally.judged(state))
+        self._live.update(Group(self._bars, curve_text(rates(self._target, state))))
+
+
+def curve_text(curve: list[EpochRate]) -> Text:
+    """The rate of each epoch in figures: `passed of scored` by epoch, one paragraph per trial and weight."""
+    series = sorted({(r.trial, r.weight) for r in curve})
+    lines = []
+    for trial, weight in series:
+        figures = [f"{r.epoch}: {r.passes}/{r.scored}" for r in curve if (r.trial, r.weight) == (trial, weight)]
+        head = "passed by epoch" if len(series) == 1 else f"{trial} at {weight:g}"
+        lines.append(f"{head}  " + "  ".join(figures))
+    return Text("\n".join(lines))

@@ -1,0 +1,112 @@
+"""The plain workers of a study: trainer, artist, critic. They live wherever a crew puts them, and load torch there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from evaluators.judges.look import CharacterLook
+from orchestrator.core.layout import Layout
+from orchestrator.core.study import Cell, Sample, Verdict
+from orchestrator.crew import Slice, Step
+from trainer.config import DatasetConfig, TrainConfig
+from trainer.facts import CheckpointSaved, StepLogged, TrialFact
+
+
+@dataclass(frozen=True, slots=True)
+class StudyWorkers:
+    """What every worker of one study needs to know; small, torch-free, and pickled to where they live."""
+
+    trials: Mapping[str, TrainConfig]
+    """By trial id."""
+    base: str
+    base_sha256: str
+    study_root: str
+    dataset_root: str
+    dataset: DatasetConfig
+    looks: Mapping[str, CharacterLook]
+    judge: tuple[str, int] | None
+    threads: int
+    batch: int
+
+    def trainer(self, trial: str) -> TrialTrainer:
+        return TrialTrainer(_facts(self, trial))
+
+    def artist(self) -> EngineArtist:
+        return EngineArtist(self.base, self.study_root, threads=self.threads, batch=self.batch)
+
+    def critic(self) -> PixelCritic:
+        if self.judge is None:
+            raise ValueError("a study without a judge asks for no verdicts")
+        return PixelCritic(self.study_root, self.looks, self.judge)
+
+
+class TrialTrainer:
+    """One trial's training, a turn at a time."""
+
+    def __init__(self, facts: Iterator[TrialFact]) -> None:
+        self._facts = facts
+
+    def advance(self, turn_s: float) -> Slice:
+        """Train until `turn_s` seconds went by, an epoch was saved, or nothing is left."""
+        until = time.monotonic() + turn_s
+        steps: list[Step] = []
+        for fact in self._facts:
+            match fact:
+                case StepLogged():
+                    steps.append(Step(fact.trial, fact.epoch, fact.step, fact.steps_per_epoch, fact.loss, fact.seconds))
+                case CheckpointSaved(checkpoint):
+                    return Slice(tuple(steps), (checkpoint,))
+            if time.monotonic() >= until:
+                return Slice(tuple(steps))
+        return Slice(tuple(steps), done=True)
+
+
+class EngineArtist:
+    """Draws cells with the adapter merged into the base."""
+
+    def __init__(self, base: str, study_root: str, *, threads: int, batch: int) -> None:
+        from evaluators.engine import Engine
+
+        self._engine = Engine(base, study_root, threads=threads, batch=batch)
+
+    def draw(self, cells: Sequence[Cell]) -> list[Sample]:
+        return self._engine.draw(cells)
+
+
+class PixelCritic:
+    """Loads each picture and reads it."""
+
+    def __init__(self, study_root: str, looks: Mapping[str, CharacterLook], judge: tuple[str, int]) -> None:
+        from evaluators.judges.pixel import PixelJudge
+
+        self._layout, self._name = Layout(Path(study_root)), judge[0]
+        self._judge = PixelJudge(looks)
+
+    def judge(self, cells: Sequence[Cell], samples: Sequence[Sample]) -> list[Verdict]:
+        return [self._verdict(cell, sample) for cell, sample in zip(cells, samples, strict=True)]
+
+    def _verdict(self, cell: Cell, sample: Sample) -> Verdict:
+        from PIL import Image
+
+        with Image.open(self._layout.resolve(sample.image)) as image:
+            verdict = self._judge.judge(image.convert("RGB"), cell.prompt, cell.key)
+        return replace(verdict, judge=self._name)
+
+
+def _facts(workers: StudyWorkers, trial: str) -> Iterator[TrialFact]:
+    from trainer.trial import TrialJob, run_trial
+
+    job = TrialJob(
+        trial=trial,
+        study_root=workers.study_root,
+        base=workers.base,
+        base_sha256=workers.base_sha256,
+        dataset_root=workers.dataset_root,
+        dataset=workers.dataset,
+        train=workers.trials[trial],
+        triggers=tuple(workers.looks),
+    )
+    return run_trial(job)
