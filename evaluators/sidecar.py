@@ -1,28 +1,19 @@
-"""The JSON file beside every picture: what was asked, what was drawn, how long it took. It makes a sweep repeatable.
-
-The sidecar is written after its picture, so it is also the mark that the picture is whole.
-"""
+"""Read the JSON file beside a picture: what was asked, what was drawn, how long it took. Sweeps repeat by it."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-from orchestrator.core.files import write_whole
+from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, Sample
 
 
-def write_sidecar(image: Path, cell: Cell, sample: Sample) -> None:
-    """Write `<image>.json` whole, once the picture itself is in place."""
-    content = {"sample": sample.to_json(), "cell": cell.to_json()}
-    write_whole(image.with_suffix(".json"), json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-
-
-def read_sample(image: Path, cell: Cell) -> Sample | None:
-    """The sample an earlier run drew of this very cell, or None. The picture's checksum is not looked at here."""
+def read_sample(layout: Layout, cell: Cell) -> Sample | None:
+    """The sample some earlier run drew of this very cell, or None. Whether the picture has its hash is not checked."""
+    image = layout.image(cell.trial, cell.epoch, cell.key)
     try:
-        content = json.loads(image.with_suffix(".json").read_text(encoding="utf-8"))
-        sample = Sample.from_json(content["sample"])
+        sidecar = json.loads(image.with_suffix(".json").read_text(encoding="utf-8"))
+        found = Sample(sidecar["cell_key"], layout.relative(image), sidecar["image_sha256"], float(sidecar["seconds"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return sample if sample.cell_key == cell.key else None
+    return found if found.cell_key == cell.key else None

@@ -277,7 +277,7 @@ class Controller:
         """Record the cells an earlier run drew without living to say so; returns those still to draw."""
         missing = []
         for cell in cells:
-            sample = unrecorded_sample(cell, self.volume.layout, self.volume)
+            sample = unrecorded_sample(cell, self.volume)
             if sample is None:
                 missing.append(cell)
             else:

@@ -69,9 +69,9 @@ def unrecorded_checkpoints(
                 yield checkpoint
 
 
-def unrecorded_sample(cell: Cell, layout: Layout, volume: LocalVolume) -> Sample | None:
+def unrecorded_sample(cell: Cell, volume: LocalVolume) -> Sample | None:
     """The picture of a cell that is on the volume with a sidecar that bears it out."""
-    sample = read_sample(layout.image(cell.trial, cell.epoch, cell.key), cell)
+    sample = read_sample(volume.layout, cell)
     if sample is None or volume.condition(sample.image, sample.sha256) != "whole":
         return None
     return sample

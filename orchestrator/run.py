@@ -20,7 +20,6 @@ from orchestrator.config import StudyConfig, load_config, to_data, to_yaml
 from orchestrator.controller import Controller, Interrupted, Watcher
 from orchestrator.core.errors import MissingError, StudyError
 from orchestrator.core.layout import Layout
-from orchestrator.core.study import Choice
 from orchestrator.crew import Crew, InlineCrew, Step, Workers
 from orchestrator.ledger import Event, Ledger, read_events
 from orchestrator.lock import sole_driver
@@ -28,7 +27,7 @@ from orchestrator.policy import Target
 from orchestrator.preflight import dataset_root, missing, resolve_base
 from orchestrator.state import StudyState, replay
 from orchestrator.target import build_target, trial_id
-from orchestrator.watch import LogFile, PlainLines, Screen
+from orchestrator.watch import LogFile, PlainLines, Screen, choice_lines, from_here
 from orchestrator.workers import StudyWorkers
 from trainer.checkpoints import published_checkpoints
 from trainer.dataset import read_dataset
@@ -217,26 +216,7 @@ def tell_result(state: StudyState, layout: Layout, console: Console) -> None:
     choice = state.choice
     lines = [
         *([] if choice is None else choice_lines(choice, layout)),
-        f"report   {_from_here(layout.report)}",
+        f"report   {from_here(layout.report)}",
     ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def choice_lines(choice: Choice, layout: Layout) -> list[str]:
-    """The adopted epoch, its rate with interval, and why, in words and figures."""
-    low, high = choice.interval
-    passed = round(choice.first_try_rate * choice.n)
-    return [
-        f"adopted  epoch {choice.epoch} of {choice.trial} at weight {choice.weight:g}",
-        f"rate     {choice.first_try_rate:.0%} of fresh seeds pass at first try:"
-        f" {passed} of {choice.n} (95 % interval {low:.0%} to {high:.0%})",
-        f"why      {choice.reason}",
-        f"adapter  {_from_here(layout.resolve(choice.adapter))}",
-    ]
-
-
-def _from_here(path: Path) -> str:
-    """A path as short as it can be written from the current folder."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

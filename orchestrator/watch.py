@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from orchestrator.core.study import EpochRate
+from orchestrator.core.layout import Layout
+from orchestrator.core.study import Choice, EpochRate
 from orchestrator.crew import Step
 from orchestrator.ledger import Event
 from orchestrator.policy import Target, rates
@@ -217,3 +218,22 @@ def curve_text(curve: list[EpochRate]) -> Text:
         head = "passed by epoch" if len(series) == 1 else f"{trial} at {weight:g}"
         lines.append(f"{head}  " + "  ".join(figures))
     return Text("\n".join(lines))
+
+
+def choice_lines(choice: Choice, layout: Layout) -> list[str]:
+    """The adopted epoch, its rate with interval, and why, in words and figures."""
+    low, high = choice.interval
+    passed = round(choice.first_try_rate * choice.n)
+    return [
+        f"adopted  epoch {choice.epoch} of {choice.trial} at weight {choice.weight:g}",
+        f"rate     {choice.first_try_rate:.0%} of fresh seeds pass at first try:"
+        f" {passed} of {choice.n} (95 % interval {low:.0%} to {high:.0%})",
+        f"why      {choice.reason}",
+        f"adapter  {from_here(layout.resolve(choice.adapter))}",
+    ]
+
+
+def from_here(path: Path) -> str:
+    """A path as short as it can be written from the current folder."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

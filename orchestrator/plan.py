@@ -1,0 +1,228 @@
+"""`plan`: expand a study on paper. Steps, exposures, pictures, hours and dollars per kind of pod, early warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from infra.pods import Offer, read_offers
+from orchestrator import audit
+from orchestrator.config import StudyConfig, load_config
+from orchestrator.preflight import dataset_root
+from trainer.checkpoints import saved_epochs
+from trainer.config import DatasetConfig, TrainConfig
+from trainer.dataset import named_triggers, steps_per_epoch
+
+
+@dataclass(frozen=True, slots=True)
+class TrialPlan:
+    """What one trial takes. `pictures` are drawn for choosing; the fresh ones of the choice are the study's."""
+
+    name: str
+    epochs: int
+    steps_per_epoch: int
+    exposures_per_image: int
+    saved: int
+    pictures: int
+    exposures: int
+    """Pictures shown to the model in all."""
+    pixels: int
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in all."""
+        return self.epochs * self.steps_per_epoch
+
+
+@dataclass(frozen=True, slots=True)
+class PodPlan:
+    """The study on one kind of pod, training and drawing on the same GPU one after the other."""
+
+    offer: Offer
+    training_hours: float
+    drawing_hours: float
+
+    @property
+    def hours(self) -> float:
+        return self.training_hours + self.drawing_hours
+
+    @property
+    def dollars(self) -> float:
+        return self.hours * self.offer.dollars_per_hour
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A study, expanded. `counted` says where the number of pictures comes from."""
+
+    study: str
+    images: int
+    counted: str
+    repeats: int
+    trials: tuple[TrialPlan, ...]
+    fresh_pictures: int
+    pods: tuple[PodPlan, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def pictures(self) -> int:
+        """Everything that is drawn."""
+        return sum(t.pictures for t in self.trials) + self.fresh_pictures
+
+
+def show_plan(path: Path, overrides: Sequence[str], console: Console) -> int:
+    """Print the plan of a YAML; returns the exit code."""
+    console.print(render(make_plan(load_config(path, overrides))))
+    return 0
+
+
+def make_plan(config: StudyConfig) -> Plan:
+    """Count everything. Reads captions where the dataset is there; never opens a picture or a model."""
+    groups, counted, warnings = _pictures(config)
+    images = sum(groups.values())
+    trials = tuple(_trial(config, name, train, images) for name, train in config.trials.items())
+    fresh = len(config.grid.prompts) * config.decide.confirm_seeds if config.judge.name != "none" else 0
+    warnings += audit.audit_prompts(config.grid.prompts, config.cast) + _unsaved_epochs(config)
+    if config.judge.name == "pixel" and config.base != "pocket":
+        warnings.append("judge `pixel` reads pictures of the drawn world only; this base draws others")
+    pods = () if config.base == "pocket" else tuple(_pod(config, trials, fresh, offer) for offer in read_offers())
+    return Plan(config.study, images, counted, config.dataset.repeats, trials, fresh, pods, tuple(warnings))
+
+
+def _pictures(config: StudyConfig) -> tuple[audit.Groups, str, list[str]]:
+    """Pictures per set of triggers, where that is known from, and what the audit says of them."""
+    root, triggers, dataset = dataset_root(config), config.triggers, config.dataset
+    expected = {tuple(sorted(who.split("+"))): n for who, n in dataset.expect.items()}
+    if dataset.drawn is not None:
+        groups = _drawn_groups(dataset, triggers)
+        return groups, "drawn by the study itself", audit.audit_counts(groups, config.grid.prompts, triggers)
+    if not root.is_dir():
+        unknown = [] if expected else ["how many pictures there are is not known: give dataset.expect"]
+        counted = f"as dataset.expect declares; {root} is not here"
+        return expected, counted, unknown or audit.audit_counts(expected, config.grid.prompts, triggers)
+    captions = [(named_triggers(text, triggers), text) for text in audit.read_captions(root)]
+    found = audit.group(captions)
+    warnings = audit.audit_counts(found, config.grid.prompts, triggers) + audit.audit_captions(captions, triggers)
+    if expected and dict(found) != expected:
+        warnings.append(
+            f"dataset.expect declares {sum(expected.values())} pictures otherwise grouped than {root} holds"
+        )
+    return found, f"captions in {root}", warnings
+
+
+def _drawn_groups(dataset: DatasetConfig, triggers: Sequence[str]) -> audit.Groups:
+    drawn = dataset.drawn
+    assert drawn is not None
+    sizes = {1: drawn.solo, 2: drawn.pair, 3: drawn.trio}
+    ordered = sorted(triggers)
+    return {who: n for size, n in sizes.items() if comb(len(ordered), size) for who in combinations(ordered, size)}
+
+
+def _trial(config: StudyConfig, name: str, train: TrainConfig, images: int) -> TrialPlan:
+    grid, repeats = config.grid, config.dataset.repeats
+    saved = saved_epochs(train.epochs, train.save_every)
+    per_epoch = len(grid.weights) * len(grid.prompts) * len(grid.seeds)
+    return TrialPlan(
+        name=name,
+        epochs=train.epochs,
+        steps_per_epoch=steps_per_epoch(images, repeats, train.batch, train.grad_accum),
+        exposures_per_image=repeats * train.epochs,
+        saved=len(saved),
+        pictures=len(grid.select_epochs(saved)) * per_epoch,
+        exposures=images * repeats * train.epochs,
+        pixels=train.resolution[0] * train.resolution[1],
+    )
+
+
+def _pod(config: StudyConfig, trials: Sequence[TrialPlan], fresh: int, offer: Offer) -> PodPlan:
+    drawing = config.grid.drawing
+    pictures = sum(t.pictures for t in trials) + fresh
+    return PodPlan(
+        offer,
+        sum(offer.training_hours(t.exposures, t.pixels) for t in trials),
+        offer.drawing_hours(
+            pictures, drawing.width * drawing.height, drawing.steps, passes=1 if drawing.cfg == 1 else 2
+        ),
+    )
+
+
+def _unsaved_epochs(config: StudyConfig) -> list[str]:
+    asked = config.grid.epochs
+    if not isinstance(asked, tuple):
+        return []
+    warnings = []
+    for name, train in config.trials.items():
+        saved = saved_epochs(train.epochs, train.save_every)
+        if absent := [e for e in asked if e not in saved]:
+            listed = ", ".join(map(str, absent))
+            warnings.append(f"grid.epochs asks for epochs that trial {name!r} does not save: {listed}")
+    return warnings
+
+
+def render(plan: Plan) -> RenderableType:
+    """The plan for a person; reads well at 80 columns and without colours."""
+    parts: list[RenderableType] = [Text(f"Plan of study {plan.study}\n", style="bold"), _counts(plan)]
+    if plan.pods:
+        parts += [Text(), _pods(plan)]
+        note = "Training and drawing on one GPU of the kind, at the snapshot prices and speeds of conf/rates.yaml."
+        if any(p.offer.estimated for p in plan.pods):
+            note += " ~ computed or second-hand, not measured."
+        parts.append(Text(note, style="dim"))
+    else:
+        parts.append(Text("\nPocket Anima runs on this machine: minutes, no dollars.", style="dim"))
+    parts += [Text(f"\nwarning: {warning}") for warning in plan.warnings]
+    return Group(*parts)
+
+
+def _counts(plan: Plan) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for trial in plan.trials:
+        if len(plan.trials) > 1:
+            table.add_row(f"trial {trial.name}", "")
+        rows = {
+            "images": f"{plan.images} ({plan.counted})",
+            "repeats": f"{plan.repeats} per epoch",
+            "steps per epoch": f"{trial.steps_per_epoch}",
+            "epochs": f"{trial.epochs}, {trial.saved} of them saved",
+            "exposures per image": f"{trial.exposures_per_image}",
+            "steps in all": f"{trial.steps:,}",
+            "pictures to choose by": f"{trial.pictures:,}",
+        }
+        for name, value in rows.items():
+            table.add_row(name, value)
+    if plan.fresh_pictures:
+        table.add_row("fresh pictures", f"{plan.fresh_pictures} of the adopted epoch")
+    table.add_row("pictures in all", f"{plan.pictures:,}")
+    return table
+
+
+def _pods(plan: Plan) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("pod with one", no_wrap=True)
+    for name in ("GB", "$/h", "train h", "draw h", "hours", "dollars"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for pod in plan.pods:
+        guess = pod.offer.estimated
+        table.add_row(
+            pod.offer.name,
+            f"{pod.offer.vram_gb:g}",
+            _figure(f"{pod.offer.dollars_per_hour:.2f}", "dollars_per_hour" in guess),
+            _figure(f"{pod.training_hours:.1f}", "training_images_per_second" in guess),
+            _figure(f"{pod.drawing_hours:.2f}", "images_per_second" in guess),
+            _figure(f"{pod.hours:.1f}", bool(guess - {"dollars_per_hour"})),
+            _figure(f"{pod.dollars:.2f}", bool(guess)),
+        )
+    return table
+
+
+def _figure(text: str, estimated: bool) -> str:
+    return f"~{text}" if estimated else text

@@ -1,0 +1,99 @@
+"""`status` and `report`: what the ledger of a study says, without starting anything."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+
+from evaluators.rates import epoch_rates
+from orchestrator.config import StudyConfig, load_config, parse_config
+from orchestrator.core.errors import ConfigError, MissingError
+from orchestrator.core.layout import Layout
+from orchestrator.ledger import read_events
+from orchestrator.state import StudyState, replay
+from orchestrator.watch import choice_lines, curve_text
+
+
+def find_layout(name: str) -> Layout:
+    """The folder of a study named by its YAML, its folder, or its name below runs/. Raises MissingError."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        layout = load_config(path).layout()
+    else:
+        layout = next((Layout(p) for p in (path, Path("runs") / name) if (p / "ledger.jsonl").exists()), Layout(path))
+    if not layout.ledger.exists():
+        raise MissingError("no ledger: this study has not been run here", where=str(layout.root))
+    return layout
+
+
+def show_status(name: str, console: Console) -> int:
+    """Print how far a study is."""
+    layout = find_layout(name)
+    state = replay(read_events(layout.ledger))
+    for line in status_lines(state, layout):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def status_lines(state: StudyState, layout: Layout) -> list[str]:
+    """Progress in words and figures."""
+    ago = max(0.0, time.time() - state.last_event_at)
+    lines = [
+        f"study    {state.study or layout.root.name} ({_standing(state)}; last fact {_duration(ago)} ago)",
+        *(_trial_line(state, trial) for trial in state.trials),
+        f"grid     {len(state.samples)} drawn, {_judged(state)} judged, {len(state.quarantined)} files set apart",
+    ]
+    latest = {verdict.cell_key: verdict for verdict in state.verdicts.values()}
+    if curve := epoch_rates(state.cells.values(), latest):
+        lines.append(str(curve_text(curve)))
+    if state.choice is not None:
+        lines += choice_lines(state.choice, layout)
+    return lines
+
+
+def rebuild_report(name: str, console: Console) -> int:
+    """Write report.html again from the ledger alone."""
+    from orchestrator.report import write_report
+
+    layout = find_layout(name)
+    state = replay(read_events(layout.ledger))
+    console.print(f"report   {write_report(state, layout, recorded_config(state, layout))}", highlight=False)
+    return 0
+
+
+def recorded_config(state: StudyState, layout: Layout) -> StudyConfig:
+    """The configuration of the latest run, as the ledger keeps it."""
+    if not state.config:
+        raise ConfigError("the ledger has no configuration: the study never started", where=str(layout.ledger))
+    return parse_config(state.config)
+
+
+def _standing(state: StudyState) -> str:
+    if state.finished_at is not None:
+        return "finished"
+    failed = [trial for trial, known in state.trials.items() if known.error]
+    return f"failed: {', '.join(failed)}" if failed else "not finished"
+
+
+def _trial_line(state: StudyState, trial: str) -> str:
+    known = state.trials[trial]
+    saved = sorted(epoch for name, epoch in state.checkpoints if name == trial)
+    newest = f"newest epoch {saved[-1]}" if saved else "no epoch yet"
+    error = f", failed: {known.error}" if known.error else ""
+    return f"trial    {trial}: {len(saved)} epochs saved, {newest} of {known.epochs}{error}"
+
+
+def _judged(state: StudyState) -> str:
+    outcomes = Counter({v.cell_key: v.outcome for v in state.verdicts.values()}.values())
+    unscored = f" ({outcomes['unscored']} unscored)" if outcomes["unscored"] else ""
+    return f"{outcomes.total()}{unscored}"
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
