@@ -171,14 +171,17 @@ def write_house(root: Path, sources: dict[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def loaded() -> dict[str, list[str]]:
-    """For each light module, the heavy packages that its import brought into a fresh interpreter."""
+    """For each light module, the heavy packages that its import brought into a fresh interpreter, or its error."""
     code = (
         "import importlib, json, sys\n"
         "names, heavy = json.loads(sys.argv[1])\n"
         "seen, brought = set(), {}\n"
         "for name in names:\n"
-        "    importlib.import_module(name)\n"
-        "    brought[name] = sorted(set(heavy) & set(sys.modules) - seen)\n"
+        "    try:\n"
+        "        importlib.import_module(name)\n"
+        "        brought[name] = sorted(set(heavy) & set(sys.modules) - seen)\n"
+        "    except Exception as error:\n"
+        "        brought[name] = [repr(error)]\n"
         "    seen |= set(brought[name])\n"
         "print(json.dumps(brought))\n"
     )
