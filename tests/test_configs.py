@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
+from infra.pods import read_offers
 from orchestrator.config import load_config
+from orchestrator.plan import make_plan
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 RATES = CONF / "rates.yaml"
@@ -25,13 +26,20 @@ def test_a_study_is_valid(path: Path) -> None:
 
 def test_the_real_study_counts_as_by_hand() -> None:
     config = load_config(CONF / "trio_v2.yaml")
-    train, images = config.trials["main"], sum(config.dataset.expect.values())
+    plan = make_plan(config)
+    assert plan.images == 294
+    assert plan.trials[0].steps_per_epoch == 147
+    assert plan.trials[0].exposures_per_image == 300
+    assert plan.pictures == 150 * 6
     several = sum(count for who, count in config.dataset.expect.items() if "+" in who)
-    assert images * config.dataset.repeats / train.images_per_step == 147
-    assert train.epochs * config.dataset.repeats == 300
-    assert round(several / images, 3) == 0.238
-    assert len(config.grid.seeds) == 6
-    assert {who for group in config.dataset.expect for who in group.split("+")} == set(config.cast)
+    assert round(several / plan.images, 3) == 0.238
+
+
+def test_the_real_study_takes_the_practitioners_hours_and_dollars() -> None:
+    """150 epochs on an RTX 5090 at $0.99 took about 14 hours and 14 dollars."""
+    pod = next(pod for pod in make_plan(load_config(CONF / "trio_v2.yaml")).pods if pod.offer.name == "RTX 5090")
+    assert pod.training_hours == pytest.approx(14, abs=0.5)
+    assert pod.training_hours * pod.offer.dollars_per_hour == pytest.approx(14, abs=0.5)
 
 
 def test_the_conf_folder_is_described() -> None:
@@ -40,24 +48,11 @@ def test_the_conf_folder_is_described() -> None:
 
 
 def test_rates_are_plausible_and_say_what_is_estimated() -> None:
-    table = OmegaConf.to_container(OmegaConf.load(RATES))
-    assert isinstance(table, dict)
-    assert len({gpu["name"] for gpu in table["gpus"]}) == len(table["gpus"]) >= 3
-    for gpu in table["gpus"]:
-        figures = ("dollars_per_hour", "training_images_per_second", "images_per_second")
-        assert set(gpu) == {"name", "arch", "vram_gb", "estimated", *figures}
-        assert set(gpu["estimated"]) <= set(figures)
-        assert 0.1 < gpu["dollars_per_hour"] < 20
+    offers = read_offers(RATES)
+    assert len({offer.name for offer in offers}) == len(offers) >= 3
+    for offer in offers:
+        assert offer.estimated <= {"dollars_per_hour", "training_images_per_second", "images_per_second"}
+        assert 0.1 < offer.dollars_per_hour < 20
+        assert offer.vram_gb >= 16
         # Gradients cost time, and so do eight passes and a decoder: neither rate is far from the other.
-        assert 0.3 < gpu["images_per_second"] / gpu["training_images_per_second"] < 1
-        assert gpu["vram_gb"] >= 16
-
-
-def test_the_real_study_takes_the_practitioners_hours_and_dollars() -> None:
-    """150 epochs of 588 pictures on an RTX 5090 at $0.99 took about 14 hours and 14 dollars."""
-    table = OmegaConf.to_container(OmegaConf.load(RATES))
-    assert isinstance(table, dict)
-    gpu = next(gpu for gpu in table["gpus"] if gpu["name"] == "RTX 5090")
-    hours = 150 * 588 / gpu["training_images_per_second"] / 3600
-    assert hours == pytest.approx(14, abs=0.5)
-    assert hours * gpu["dollars_per_hour"] == pytest.approx(14, abs=0.5)
+        assert 0.3 < offer.images_per_second / offer.training_images_per_second < 1

@@ -33,18 +33,30 @@ HEAVY = ("torch", "ray", "diffusers", "transformers", "accelerate", "peft", "wan
 LIGHT = (
     "orchestrator.core.*",
     "orchestrator.__main__",
+    "orchestrator.audit",
     "orchestrator.config",
-    "orchestrator.plan",
-    "orchestrator.state",
+    "orchestrator.controller",
+    "orchestrator.crew",
     "orchestrator.ledger",
+    "orchestrator.plan",
     "orchestrator.policy",
+    "orchestrator.preflight",
+    "orchestrator.reconcile",
+    "orchestrator.report.*",
+    "orchestrator.state",
+    "orchestrator.status",
+    "trainer.checkpoints",
     "trainer.config",
     "trainer.dataset",
     "evaluators.config",
     "evaluators.grid",
+    "evaluators.judges.look",
     "evaluators.rates",
-    "infra.config",
+    "evaluators.sidecar",
+    "infra.*",
+    "anima.base",
 )
+"""Modules that plan, decide, or show what is known: they must start at once, anywhere."""
 
 
 @dataclass(frozen=True, order=True)
@@ -198,4 +210,14 @@ def test_light_modules_load_nothing_heavy(loaded: dict[str, list[str]], module: 
 
 def test_the_look_inside_the_interpreter_sees_heavy_packages(loaded: dict[str, list[str]]) -> None:
     assert "wandb" in loaded["wandb"]
-    assert len(loaded) > 7
+    assert len(loaded) > 25
+
+
+@pytest.mark.parametrize("command", ["--help", "plan conf/trio_v2.yaml", "status conf/quickstart.yaml"])
+def test_commands_that_only_tell_load_nothing_heavy(command: str) -> None:
+    arguments = [sys.executable, "-X", "importtime", "-m", "orchestrator", *command.split()]
+    child = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    lines = [line for line in child.stderr.splitlines() if line.startswith("import time:")]
+    imported = {line.rpartition("|")[2].strip() for line in lines}
+    assert "argparse" in imported
+    assert imported & set(HEAVY) == set()
