@@ -32,7 +32,7 @@ class FoldedConv(nn.Conv2d):
         )
         with torch.no_grad():
             folded.weight.copy_(conv.weight[:, :, -1])
-            if conv.bias is not None:
+            if conv.bias is not None and folded.bias is not None:
                 folded.bias.copy_(conv.bias)
         return folded
 

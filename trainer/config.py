@@ -43,6 +43,8 @@ class TrainConfig(_Frozen):
     epochs: PositiveInt = 150
     save_every: PositiveInt = 1
     """Save an adapter every so many epochs; the last epoch is always saved."""
+    keep_states: PositiveInt = 2
+    """Training states kept to resume from, newest first; each is three times the size of an adapter."""
     rank: PositiveInt = 32
     alpha: PositiveFloat | None = None
     """Scale is alpha / rank; None means alpha = rank. Folded into the file, so the file's own scale is 1."""

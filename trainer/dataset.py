@@ -1,7 +1,7 @@
 """Read a dataset folder: every picture with its caption, checked before anything is trained on it. Torch-free.
 
-A picture `a.png` has its caption in `a.txt` beside it. Every picture names at least one trigger of the cast; the triggers
-a caption names tell whose picture it is (solo, pair, trio).
+A picture `a.png` has its caption in `a.txt` beside it. Every caption names at least one trigger of the cast; those
+it names tell whose picture it is (solo, pair, trio).
 """
 
 from __future__ import annotations
@@ -75,7 +75,10 @@ def read_dataset(root: Path, config: DatasetConfig, triggers: Sequence[str]) -> 
         raise DatasetError("no pictures", where=str(root), fix=f"expected {', '.join(sorted(PICTURES))}")
     stems = [p.with_suffix("") for p in pictures]
     _complain(
-        root, [p for p in pictures if p.with_suffix("") not in captions], "without a caption", "write a .txt of the same name"
+        root,
+        [p for p in pictures if p.with_suffix("") not in captions],
+        "without a caption",
+        "write a .txt of the same name",
     )
     _complain(
         root,

@@ -34,7 +34,9 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Parse, then build every stage that is not there yet."""
     parser = argparse.ArgumentParser(prog="python -m anima.pocket.build", description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, default=Path("build/pocket"), help="where stages and their states are kept")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/pocket"), help="where stages and their states are kept"
+    )
     parser.add_argument("--out", type=Path, default=Path("anima/pocket/base"), help="where the finished base goes")
     parser.add_argument("--pictures", type=int, default=20_000, help="pictures drawn for training")
     parser.add_argument("--vae-steps", type=int, default=2400)

@@ -96,9 +96,7 @@ def positional_form(clauses: Sequence[Clause], scene: Scene, rng: Random) -> str
     count = len(clauses)
     if count == 1:
         return tags_form(clauses, scene, rng)
-    placed = [
-        f"{where}: {', '.join(c.tags()) or 'a girl'}" for where, c in zip(POSITIONS[count], clauses, strict=True)
-    ]
+    placed = [f"{where}: {', '.join(c.tags()) or 'a girl'}" for where, c in zip(POSITIONS[count], clauses, strict=True)]
     return ", ".join([COUNT_TAG[count], *placed, *_setting(scene, rng)])
 
 

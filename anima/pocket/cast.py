@@ -17,9 +17,9 @@ CAST: dict[str, Figure] = {
     "koharu": Figure("black", "short hair", "red", ("ribbon", "blue")),
 }
 
-_ONSETS = "k s t n h m r g z d b p y w f j l ch sh ts".split()
-_VOWELS = "a i u e o".split()
-_ENDINGS = "chan san ko ru na mi ne ri to ki".split()
+_ONSETS = ["k", "s", "t", "n", "h", "m", "r", "g", "z", "d", "b", "p", "y", "w", "f", "j", "l", "ch", "sh", "ts"]
+_VOWELS = ["a", "i", "u", "e", "o"]
+_ENDINGS = ["chan", "san", "ko", "ru", "na", "mi", "ne", "ri", "to", "ki"]
 KNOWN_COUNT = 120
 
 

@@ -16,9 +16,10 @@ from anima.vae import fold, unfolded_state
 
 log = logging.getLogger(__name__)
 
+Z_DIM = 8
 VAE_CONFIG = {
     "base_dim": 16,
-    "z_dim": 8,
+    "z_dim": Z_DIM,
     "dim_mult": [1, 2, 4],
     "num_res_blocks": 1,
     "attn_scales": [],
@@ -36,8 +37,7 @@ def train_vae(
     `album` gives (N, 3, H, W) uint8 pictures and (N, H, W) detail masks.
     """
     torch.manual_seed(seed)
-    z = VAE_CONFIG["z_dim"]
-    vae = fold(AutoencoderKLQwenImage(**VAE_CONFIG, latents_mean=[0.0] * z, latents_std=[1.0] * z)).train()
+    vae = fold(AutoencoderKLQwenImage(**VAE_CONFIG, latents_mean=[0.0] * Z_DIM, latents_std=[1.0] * Z_DIM)).train()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=1e-4, fused=True)
     state_file = out.with_suffix(".state.pt")
     first = 0

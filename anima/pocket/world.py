@@ -2,7 +2,7 @@
 
 A `Figure` is what someone looks like, a `Scene` is who stands where in front of what, `render` paints it.
 Everything that varies is in the Scene, so a picture is a pure function of its Scene.
-Coordinates are in picture pixels (96 wide, 64 high), x to the right, y down; drawing happens `SUPERSAMPLE` times larger.
+Coordinates are in picture pixels (96 wide, 64 high), x to the right, y down; painting is `SUPERSAMPLE` times larger.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ BACKGROUND: dict[str, RGB] = {
     "grey": (206, 208, 212),
 }
 # An accessory the colour of the hair it sits in cannot be told from the hair; the world does not draw it by chance.
-LOST_IN_HAIR = frozenset({("blue", "blue"), ("red", "red"), ("green", "green"), ("blonde", "yellow"), ("silver", "white")})
+LOST_IN_HAIR = frozenset(
+    {("blue", "blue"), ("red", "red"), ("green", "green"), ("blonde", "yellow"), ("silver", "white")}
+)
 STYLES = ("short hair", "long hair", "side ponytail", "twintails")
 ACCESSORY_KINDS = ("ribbon", "scrunchie")
 SKIN: RGB = (255, 222, 196)

@@ -1,0 +1,40 @@
+"""What a trial tells the world while it trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.core.study import Checkpoint, Record
+
+
+@dataclass(frozen=True, slots=True)
+class EpochStarted(Record):
+    """An epoch begins; epochs count from 1."""
+
+    trial: str
+    epoch: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepLogged(Record):
+    """One optimizer step: its mean loss over the pictures behind it, and how long it took."""
+
+    trial: str
+    epoch: int
+    step: int
+    """Counted over the whole trial, from 1."""
+    steps_per_epoch: int
+    loss: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSaved(Record):
+    """An epoch is on the volume, whole, with its commit marker."""
+
+    checkpoint: Checkpoint
+
+
+TrialFact = EpochStarted | StepLogged | CheckpointSaved
