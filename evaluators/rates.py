@@ -184,16 +184,16 @@ def _reason(band: _Band, at: int, margin: float, *, several: bool) -> str:
     first, last = band.rates[band.first], band.rates[band.last]
     if len(band.rates) == 1:
         return f"{passed} and is the only epoch that was judged."
-    peak = f"{_percent(band.smooth[band.best])} around epoch {best.epoch}"
+    peak = f"{_percent(band.smooth[band.best])} at epoch {best.epoch}"
     if first == last:
-        return f"{passed}; no other epoch stays within {_points(margin)} of the best smoothed rate, {peak}."
-    edge = "the right edge" if at == band.last else "the last epoch its own pictures bear out"
-    sentence = f"{passed} and is {edge} of the plateau from epoch {first.epoch} to {last.epoch}, where the smoothed"
-    sentence += f" rate stays within {_points(margin)} of the best ({peak})"
+        return f"{passed}; no other epoch comes within {_points(margin)} of the best smoothed rate, {peak}."
+    edge = "is the right edge of" if at == band.last else "is, by its own rate too, the last good epoch of"
+    flat = f"the plateau, epochs {first.epoch} to {last.epoch}, where the smoothed rate stays within {_points(margin)}"
     if band.last + 1 < len(band.rates):
-        after = band.rates[band.last + 1]
-        return f"{sentence}; at epoch {after.epoch} it falls to {_percent(band.smooth[band.last + 1])}."
-    return f"{sentence}; it had not fallen when training ended."
+        after = f"at epoch {band.rates[band.last + 1].epoch} it is {_percent(band.smooth[band.last + 1])}"
+    else:
+        after = "it had not fallen when training ended"
+    return f"{passed} and {edge} {flat} of its best, {peak}; {after}."
 
 
 def _percent(rate: float) -> str:

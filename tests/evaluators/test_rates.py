@@ -113,8 +113,8 @@ def test_the_study_done_by_hand_adopts_the_epoch_its_author_adopted() -> None:
     assert selection.runner_up is not None
     assert selection.runner_up.epoch == 131
     assert selection.reason == (
-        "Epoch 143 passed 6 of 6 and is the right edge of the plateau from epoch 119 to 143, where the smoothed rate"
-        " stays within 5 points of the best (100 % around epoch 119); at epoch 147 it falls to 92 %."
+        "Epoch 143 passed 6 of 6 and is the right edge of the plateau, epochs 119 to 143, where the smoothed rate"
+        " stays within 5 points of its best, 100 % at epoch 119; at epoch 147 it is 92 %."
     )
 
 
@@ -133,7 +133,7 @@ def test_the_chosen_epoch_is_never_worse_itself_than_the_margin_allows() -> None
     selection = select(curve, 0.1)
     assert selection.plateau == (3, 5)
     assert selection.chosen.epoch == 4
-    assert "the last epoch its own pictures bear out" in selection.reason
+    assert "by its own rate too, the last good epoch" in selection.reason
 
 
 def test_an_epoch_held_up_only_by_its_neighbours_is_not_the_best() -> None:

@@ -1,0 +1,41 @@
+"""Numbers and outcomes as a reader would say them."""
+
+from __future__ import annotations
+
+from orchestrator.core.study import FindingKind, Outcome
+
+OUTCOME_WORDS: dict[Outcome | None, str] = {
+    "pass": "passed",
+    "fail": "failed",
+    "unscored": "could not be judged",
+    None: "not judged yet",
+}
+KIND_WORDS: dict[FindingKind, str] = {
+    "missing": "something of hers is not there",
+    "absorbed": "she is drawn as another of the cast",
+    "migrated": "something of hers moved to another",
+    "duplicated": "something of hers is on another as well",
+    "drift": "a colour has changed",
+    "count": "too many or too few people",
+}
+
+
+def percent(rate: float) -> str:
+    """A share as whole percent; number and sign stay on one line."""
+    return f"{100 * rate:.0f}\u00a0%"
+
+
+def times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit a person would use."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 90:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
