@@ -93,9 +93,10 @@ def _headline(evidence: Evidence) -> list[Markup]:
     if choice.n:
         passed, (low, high) = round(choice.first_try_rate * choice.n), choice.interval
         sentence = f"{epoch} is adopted: it gets {passed} of {choice.n} pictures right at the first try."
+        interval = f"a 95\u00a0% interval from {percent(low)} to {percent(high)}"
         source = (
-            f"That is {percent(choice.first_try_rate)}, with a 95\u00a0% interval from {percent(low)} to {percent(high)},"
-            f" at weight {choice.weight:g}, on {choice.n} fresh seeds that took no part in choosing the epoch."
+            f"That is {percent(choice.first_try_rate)}, with {interval}, at weight {choice.weight:g}, on {choice.n} fresh "
+            "seeds that took no part in choosing the epoch."
         )
     else:
         sentence = f"{epoch} is adopted."
