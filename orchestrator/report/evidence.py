@@ -1,7 +1,7 @@
-"""What the page says, as numbers: taken from the study's state and configuration, before anything is drawn.
+"""What the page says, as numbers: taken from the study's state and target, before anything is drawn.
 
-Only pictures that belong to the study as it is configured now count: of adapters that are still there, at its weights,
-prompts and drawing settings. The latest verdict on a picture is the one that holds.
+The page shows what the choice is made from: the cells the study wants as it is configured now, and its own judge's
+verdicts on them. What earlier configurations left behind is in the ledger, not on the page.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from evaluators.grid import confirm_cells
 from evaluators.rates import epoch_rates, select, smoothed
 from orchestrator.core.study import Cell, Checkpoint, Choice, EpochRate, FindingKind, Outcome, Sample, Verdict
 from orchestrator.ledger import Event
+from orchestrator.policy import Target, verdicts_of, wanted_cells
 from orchestrator.state import StudyState
+from orchestrator.target import build_target
 
 if TYPE_CHECKING:
     from orchestrator.config import StudyConfig
@@ -62,7 +65,7 @@ class Evidence:
     """Pictures on fresh seeds of the adopted epoch."""
     checkpoints: tuple[Checkpoint, ...]
     epochs_asked: int
-    """Epochs all trials together are to train."""
+    """Epochs all trials together are to save."""
     failed_trials: tuple[tuple[str, str], ...]
     seeds: tuple[int, ...]
     quarantined: int
@@ -72,40 +75,39 @@ class Evidence:
         return self.series[0] if self.series else None
 
 
-def gather(state: StudyState, config: StudyConfig) -> Evidence:
+def recorded_target(events: Iterable[Event], config: StudyConfig) -> Target:
+    """What the study wants, with the base and dataset its latest run was opened with."""
+    opened = [e.data for e in events if e.kind == "study_opened"]
+    hashes = opened[-1] if opened else {"dataset_sha256": "", "base_sha256": ""}
+    return build_target(config, dataset_sha256=hashes["dataset_sha256"], base_sha256=hashes["base_sha256"])
+
+
+def gather(state: StudyState, config: StudyConfig, target: Target) -> Evidence:
     """The evidence for a page about `state`."""
-    verdicts = latest_verdicts(state)
-    current = [cell for cell in state.cells.values() if cell.key in state.samples and _belongs(cell, state, config)]
-    shots = tuple(
-        Shot(cell, state.samples[cell.key], verdicts.get(cell.key))
-        for cell in sorted(current, key=lambda c: (c.trial, c.weight, c.prompt.name, c.epoch, c.seed))
-    )
-    selecting = tuple(s for s in shots if s.cell.purpose == "select")
-    choice = state.choice
-    plateau = choice.plateau if choice else None
-    lead = (choice.trial, choice.weight) if choice else None
-    rates = [r for r in epoch_rates(current, verdicts) if r.scored]
-    if choice is None and rates:
-        provisional = select(rates, config.decide.margin)
-        plateau, lead = provisional.plateau, (provisional.chosen.trial, provisional.chosen.weight)
+    trials = [t.trial for t in target.trials]
+    choice = state.choice if state.choice and state.choice.trial in trials else None
+    wanted = wanted_cells(target, state)
+    rates = [r for r in epoch_rates(wanted.values(), verdicts_of(target, state, wanted)) if r.scored]
+    plateau, lead = None, None
+    if choice is not None:
+        plateau, lead = choice.plateau, (choice.trial, choice.weight)
+    elif rates:
+        best = select(rates, target.decide.margin)
+        plateau, lead = best.plateau, (best.chosen.trial, best.chosen.weight)
+    shots = _shots(wanted.values(), target, state)
     return Evidence(
         study=state.study or config.study,
         choice=choice,
         plateau=plateau,
         series=_curves(rates, lead),
-        shots=selecting,
-        confirming=tuple(s for s in shots if choice and _confirms(s.cell, choice)),
-        checkpoints=tuple(state.checkpoints[key] for key in sorted(state.checkpoints)),
-        epochs_asked=sum(trial.epochs for trial in state.trials.values()),
-        failed_trials=tuple((name, trial.error) for name, trial in sorted(state.trials.items()) if trial.error),
-        seeds=tuple(sorted({*config.grid.seeds, *(s.cell.seed for s in selecting)})),
+        shots=shots,
+        confirming=_confirming(choice, target, state),
+        checkpoints=tuple(state.checkpoints[key] for key in sorted(state.checkpoints) if key[0] in trials),
+        epochs_asked=sum(len(t.saved) for t in target.trials),
+        failed_trials=tuple((t, state.trials[t].error) for t in trials if t in state.trials and state.trials[t].error),
+        seeds=tuple(sorted(config.grid.seeds)),
         quarantined=len(state.quarantined),
     )
-
-
-def latest_verdicts(state: StudyState) -> dict[str, Verdict]:
-    """Cell key -> the verdict given last, whichever judge gave it."""
-    return {verdict.cell_key: verdict for verdict in state.verdicts.values()}
 
 
 def kind_counts(shots: Iterable[Shot]) -> Counter[FindingKind]:
@@ -160,20 +162,22 @@ def run_seconds(events: Iterable[Event]) -> list[float]:
     return [last - first for first, last in spans]
 
 
-def _belongs(cell: Cell, state: StudyState, config: StudyConfig) -> bool:
-    checkpoint = state.checkpoints.get((cell.trial, cell.epoch))
-    return (
-        checkpoint is not None
-        and checkpoint.sha256 == cell.adapter_sha256
-        and cell.weight in config.grid.weights
-        and cell.prompt in [p.prompt() for p in config.grid.prompts]
-        and cell.drawing == config.grid.drawing.drawing()
+def _shots(cells: Iterable[Cell], target: Target, state: StudyState) -> tuple[Shot, ...]:
+    """What is drawn of these cells, by trial, weight, prompt, epoch and seed."""
+    drawn = {cell.key: cell for cell in cells if cell.key in state.samples}
+    verdicts = verdicts_of(target, state, drawn)
+    shots = [Shot(cell, state.samples[key], verdicts.get(key)) for key, cell in drawn.items()]
+    return tuple(
+        sorted(shots, key=lambda s: (s.cell.trial, s.cell.weight, s.cell.prompt.name, s.cell.epoch, s.cell.seed))
     )
 
 
-def _confirms(cell: Cell, choice: Choice) -> bool:
-    adopted = (choice.trial, choice.epoch, choice.weight)
-    return cell.purpose == "confirm" and (cell.trial, cell.epoch, cell.weight) == adopted
+def _confirming(choice: Choice | None, target: Target, state: StudyState) -> tuple[Shot, ...]:
+    checkpoint = state.checkpoints.get((choice.trial, choice.epoch)) if choice else None
+    if choice is None or checkpoint is None:
+        return ()
+    fresh = confirm_cells(checkpoint, choice.weight, target.grid, target.decide, target.base_sha256)
+    return _shots(fresh.values(), target, state)
 
 
 def _curves(rates: Sequence[EpochRate], lead: tuple[str, float] | None) -> tuple[Series, ...]:

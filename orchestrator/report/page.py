@@ -21,6 +21,7 @@ from orchestrator.report.evidence import (
     Shot,
     gather,
     kind_counts,
+    recorded_target,
     run_seconds,
     seed_records,
     sentence_counts,
@@ -48,8 +49,9 @@ def write_report(state: StudyState, layout: Layout, config: StudyConfig) -> Path
 
 def render_report(state: StudyState, layout: Layout, config: StudyConfig) -> str:
     """The whole page as text."""
-    evidence = gather(state, config)
-    runs = run_seconds(read_events(layout.ledger))
+    events = list(read_events(layout.ledger))
+    evidence = gather(state, config, recorded_target(events, config))
+    runs = run_seconds(events)
     sections = [
         _headline(evidence),
         _progress(evidence),
@@ -94,10 +96,8 @@ def _headline(evidence: Evidence) -> list[Markup]:
         passed, (low, high) = round(choice.first_try_rate * choice.n), choice.interval
         sentence = f"{epoch} is adopted: it gets {passed} of {choice.n} pictures right at the first try."
         interval = f"a 95\u00a0% interval from {percent(low)} to {percent(high)}"
-        source = (
-            f"That is {percent(choice.first_try_rate)}, with {interval}, at weight {choice.weight:g}, on {choice.n} fresh "
-            "seeds that took no part in choosing the epoch."
-        )
+        seeds = f"on {choice.n} fresh seeds that took no part in choosing the epoch"
+        source = f"That is {percent(choice.first_try_rate)}, with {interval}, at weight {choice.weight:g}, {seeds}."
     else:
         sentence = f"{epoch} is adopted."
         source = f"Its rate on fresh seeds has not been measured yet. Use it at weight {choice.weight:g}."

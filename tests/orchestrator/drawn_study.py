@@ -24,13 +24,15 @@ from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, Checkpoint, Choice, Finding, Sample, Verdict
 from orchestrator.ledger import Ledger, read_events
+from orchestrator.policy import Target
 from orchestrator.state import StudyState, replay
+from orchestrator.target import build_target
 
 Purpose = Literal["select", "confirm"]
 NAMES = tuple(CAST)
 QUALITY = (0.02, 0.05, 0.15, 0.35, 0.6, 0.8, 0.93, 0.96, 0.97, 0.9, 0.7, 0.6)
 """Chance of a faultless picture as training goes on, from its beginning to its end."""
-BASE = "b" * 64
+BASE, DATASET = "b" * 64, "d" * 64
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,14 @@ class DrawnStudy:
     """The study on disk and what its ledger says."""
 
     config: StudyConfig
+    target: Target
     layout: Layout
     state: StudyState
+
+    @property
+    def trial(self) -> str:
+        """The identity of its only trial."""
+        return self.target.trials[0].trial
 
 
 def draw_study(
@@ -59,16 +67,17 @@ def draw_study(
     config = study_config(root, epochs=epochs, seeds=seeds, confirm=confirm, weights=weights, scale=scale)
     layout = config.layout()
     layout.root.mkdir(parents=True)
+    target = build_target(config, dataset_sha256=DATASET, base_sha256=BASE)
     with scripted_clock() as clock:
         ledger = Ledger(layout.ledger)
-        recorder = _Recorder(config, layout, ledger, clock, scale)
+        recorder = _Recorder(config, target, layout, ledger, clock, scale)
         recorder.open()
         for epoch in range(1, (stop_after or epochs) + 1):
             recorder.epoch(epoch, silent=range(seeds // 2, seeds) if epoch == stop_after else ())
         if stop_after is None:
             recorder.choose()
         ledger.close()
-    return DrawnStudy(config, layout, replay(read_events(layout.ledger)))
+    return DrawnStudy(config, target, layout, replay(read_events(layout.ledger)))
 
 
 def study_config(
@@ -159,18 +168,28 @@ def _read_out(figure: Figure) -> str:
 class _Recorder:
     """Draws and records one fact after another, as the driver of a study does."""
 
-    def __init__(self, config: StudyConfig, layout: Layout, ledger: Ledger, clock: SimpleNamespace, scale: int) -> None:
+    def __init__(
+        self,
+        config: StudyConfig,
+        target: Target,
+        layout: Layout,
+        ledger: Ledger,
+        clock: SimpleNamespace,
+        scale: int,
+    ) -> None:
         self._config, self._layout, self._ledger, self._clock, self._scale = config, layout, ledger, clock, scale
-        self._epochs = config.trials["main"].epochs
+        self._trial, self._epochs = target.trials[0].trial, target.trials[0].epochs
+        assert target.judge is not None
+        self._judge = target.judge
         self._checkpoints: dict[int, Checkpoint] = {}
         self._cells: list[Cell] = []
         self._verdicts: dict[str, Verdict] = {}
 
     def open(self) -> None:
         self._ledger.record(
-            "study_opened", study="drawn", base_sha256=BASE, dataset_sha256="d" * 64, config=to_data(self._config)
+            "study_opened", study="drawn", base_sha256=BASE, dataset_sha256=DATASET, config=to_data(self._config)
         )
-        self._ledger.record("trial_started", trial="main", attempt=1, epochs=self._epochs, from_epoch=0)
+        self._ledger.record("trial_started", trial=self._trial, attempt=1, epochs=self._epochs, from_epoch=0)
 
     def epoch(self, epoch: int, *, silent: range | tuple[int, ...] = ()) -> None:
         """Save an epoch and draw its cells; cells at the `silent` places are drawn but not judged."""
@@ -180,7 +199,7 @@ class _Recorder:
             for place, seed in enumerate(self._config.grid.seeds):
                 self._draw(epoch, weight, seed, "select", judged=place not in silent)
         if epoch == self._epochs:
-            self._ledger.record("trial_finished", trial="main")
+            self._ledger.record("trial_finished", trial=self._trial)
 
     def choose(self) -> None:
         """Choose, draw fresh seeds of the chosen epoch, and record the choice."""
@@ -190,10 +209,10 @@ class _Recorder:
             self._verdicts[self._draw(chosen.epoch, chosen.weight, first + i, "confirm", judged=True).key]
             for i in range(self._config.decide.confirm_seeds)
         ]
-        measured = epoch_rate("main", chosen.epoch, chosen.weight, fresh)
+        measured = epoch_rate(self._trial, chosen.epoch, chosen.weight, fresh)
         adapter = self._checkpoints[chosen.epoch]
         choice = Choice(
-            trial="main",
+            trial=self._trial,
             epoch=chosen.epoch,
             weight=chosen.weight,
             adapter=adapter.adapter,
@@ -210,17 +229,17 @@ class _Recorder:
         self._ledger.record("study_finished", seconds=self._clock.now - 1_700_000_000.0)
 
     def _save(self, epoch: int) -> None:
-        path = self._layout.adapter("main", epoch)
+        path = self._layout.adapter(self._trial, epoch)
         path.parent.mkdir(parents=True)
         path.write_bytes(f"adapter of epoch {epoch}".encode())
         rng, steps = Random(f"loss/{epoch}"), 5
         losses = [0.02 + 0.08 * 0.8 ** (epoch - 1 + i / steps) + rng.uniform(0, 0.004) for i in range(steps)]
-        with self._layout.metrics("main").open("a") as stream:
+        with self._layout.metrics(self._trial).open("a") as stream:
             for i, loss in enumerate(losses):
-                facts = {"trial": "main", "epoch": epoch, "step": (epoch - 1) * steps + i + 1, "loss": loss}
+                facts = {"trial": self._trial, "epoch": epoch, "step": (epoch - 1) * steps + i + 1, "loss": loss}
                 stream.write(json.dumps(facts | {"learning_rate": 1e-3, "seconds": 1.9}) + "\n")
         checkpoint = Checkpoint(
-            trial="main",
+            trial=self._trial,
             epoch=epoch,
             adapter=self._layout.relative(path),
             sha256=file_sha256(path),
@@ -236,7 +255,7 @@ class _Recorder:
     def _draw(self, epoch: int, weight: float, seed: int, purpose: Purpose, *, judged: bool) -> Cell:
         checkpoint, grid = self._checkpoints[epoch], self._config.grid
         cell = Cell(
-            trial="main",
+            trial=self._trial,
             epoch=epoch,
             adapter=checkpoint.adapter,
             adapter_sha256=checkpoint.sha256,
@@ -252,7 +271,7 @@ class _Recorder:
         clean = [dressed(CAST[name], rng) for name in NAMES]
         figures, findings = (clean, []) if good else faulty_trio(rng, epoch, self._epochs)
         picture = render(scene(figures, rng, background="white", touching=False)).image
-        path = self._layout.image("main", epoch, cell.key)
+        path = self._layout.image(self._trial, epoch, cell.key)
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.resize((picture.width * self._scale, picture.height * self._scale)).save(path)
         self._clock.now += 0.21
@@ -260,7 +279,7 @@ class _Recorder:
         self._ledger.record("sample_drawn", cell=cell.to_json(), sample=sample.to_json())
         if judged:
             seen = tuple(_read_out(f) for f in figures)
-            verdict = Verdict(cell.key, "pixel", 1, "pass" if good else "fail", tuple(findings), seen)
+            verdict = Verdict(cell.key, *self._judge, "pass" if good else "fail", tuple(findings), seen)
             self._cells.append(cell)
             self._verdicts[cell.key] = verdict
             self._ledger.record("verdict_given", verdict=verdict.to_json())

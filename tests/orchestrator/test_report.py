@@ -91,9 +91,15 @@ def html(study: DrawnStudy) -> str:
     return rendered(study)
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> DrawnStudy:
+    return draw_study(tmp_path_factory.mktemp("small"), epochs=6, seeds=4, confirm=4)
+
+
 @pytest.fixture
-def small(tmp_path: Path) -> DrawnStudy:
-    return draw_study(tmp_path, epochs=6, seeds=4, confirm=4)
+def tiny(tmp_path: Path) -> DrawnStudy:
+    """A study whose files a test may damage."""
+    return draw_study(tmp_path, epochs=2, seeds=2, confirm=1)
 
 
 def altered(study: DrawnStudy, change: Callable[[StudyState], object]) -> StudyState:
@@ -153,7 +159,7 @@ def test_the_contact_sheet_has_a_marked_picture_for_every_epoch_and_seed(study: 
     sheet = html.split('class="sheet"')[1].split("</table>")[0]
     rows = sheet.split("<tbody>")[1].split("</tr>")[:-1]
     assert len(rows) == 12
-    evidence = gather(study.state, study.config)
+    evidence = gather(study.state, study.config, study.target)
     for epoch, row in enumerate(rows, 1):
         wanted = [s for s in evidence.shots if s.cell.epoch == epoch]
         assert re.findall(r'data-outcome="(\w+)"', row) == [s.outcome for s in wanted]
@@ -171,7 +177,7 @@ def test_embedded_pictures_are_the_drawn_ones(study: DrawnStudy, html: str) -> N
 
 
 def test_a_failed_picture_says_why_in_words(study: DrawnStudy, html: str) -> None:
-    failed = [s for s in gather(study.state, study.config).shots if s.outcome == "fail"]
+    failed = [s for s in gather(study.state, study.config, study.target).shots if s.outcome == "fail"]
     titles = Counter(a["title"] for a in read(html).all("button", class_="shot"))
     for shot in failed:
         assert shot.verdict is not None
@@ -215,7 +221,7 @@ def test_both_themes_have_enough_contrast(theme: int) -> None:
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])
 def test_the_rate_chart_puts_every_epoch_where_its_numbers_are(study: DrawnStudy, width: int) -> None:
-    evidence = gather(study.state, study.config)
+    evidence = gather(study.state, study.config, study.target)
     chart = rate_chart(evidence, width)
     groups = re.findall(r"<title>epoch (\d+): (\d+) of 8 passed.*?</title>(.*?)</g>", chart)
     assert [int(e) for e, _, _ in groups] == list(range(1, 13))
@@ -237,7 +243,7 @@ def test_charts_survive_one_epoch_and_a_loss_that_is_not_a_number(tmp_path: Path
     study = draw_study(tmp_path, epochs=1, seeds=2, confirm=1)
 
     def diverge(state: StudyState) -> None:
-        state.checkpoints["main", 1] = replace(state.checkpoints["main", 1], loss=float("nan"))
+        state.checkpoints[study.trial, 1] = replace(state.checkpoints[study.trial, 1], loss=float("nan"))
 
     page = rendered(study, altered(study, diverge))
     assert "nan" not in page.replace("kanachan", "")
@@ -246,7 +252,7 @@ def test_charts_survive_one_epoch_and_a_loss_that_is_not_a_number(tmp_path: Path
 
 
 def test_failures_are_counted_by_kind_and_by_character(study: DrawnStudy, html: str) -> None:
-    shots = gather(study.state, study.config).shots
+    shots = gather(study.state, study.config, study.target).shots
     findings = [f for s in shots if s.verdict for f in s.verdict.findings]
     by_who = {who: Counter(f.kind for f in findings if f.character == who) for who in ("kanachan", "keichan", "koharu")}
     table = html.split("<h3>Who fails</h3>")[1].split("</table>")[0]
@@ -260,7 +266,7 @@ def test_failures_are_counted_by_kind_and_by_character(study: DrawnStudy, html: 
 
 
 def test_hardest_seeds_come_first(study: DrawnStudy) -> None:
-    records = seed_records(gather(study.state, study.config).shots)
+    records = seed_records(gather(study.state, study.config, study.target).shots)
     assert sum(r.scored for r in records) == 96
     rates = [r.passes / r.scored for r in records]
     assert rates == sorted(rates)
@@ -292,11 +298,11 @@ def test_the_same_state_gives_the_same_page_and_the_clock_has_no_say(study: Draw
     assert again.stdout.decode() == html
 
 
-def test_writing_replaces_the_page_whole(small: DrawnStudy) -> None:
-    small.layout.report.write_text("an older page")
-    path = write_report(small.state, small.layout, small.config)
-    assert path == small.layout.report
-    assert path.read_text(encoding="utf-8") == rendered(small)
+def test_writing_replaces_the_page_whole(tiny: DrawnStudy) -> None:
+    tiny.layout.report.write_text("an older page")
+    path = write_report(tiny.state, tiny.layout, tiny.config)
+    assert path == tiny.layout.report
+    assert path.read_text(encoding="utf-8") == rendered(tiny)
     assert [p.name for p in path.parent.glob("report*")] == ["report.html"]
 
 
@@ -324,14 +330,14 @@ def test_a_study_that_has_only_begun_gets_a_page(small: DrawnStudy) -> None:
     state.apply(Event("study_opened", 1.0, {"study": "drawn", "config": to_data(small.config)}))
     text = read(rendered(small, state)).text
     assert "No picture has been judged so far." in text
-    assert "0 epochs saved of 0 asked for, 0 pictures drawn" in text
+    assert "0 epochs saved of 6 asked for, 0 pictures drawn" in text
 
 
 def test_a_failed_trial_is_told_at_the_top(small: DrawnStudy) -> None:
     def fail(state: StudyState) -> None:
-        state.trials["main"] = replace(state.trials["main"], error="the loss is not a number")
+        state.trials[small.trial] = replace(state.trials[small.trial], error="the loss is not a number")
 
-    assert "Training of main failed: the loss is not a number" in rendered(small, altered(small, fail))
+    assert f"Training of {small.trial} failed: the loss is not a number" in rendered(small, altered(small, fail))
 
 
 def test_text_of_people_cannot_become_markup(small: DrawnStudy) -> None:
@@ -348,7 +354,7 @@ def test_text_of_people_cannot_become_markup(small: DrawnStudy) -> None:
         verdict = next(v for v in small.state.verdicts.values() if v.cell_key == key)
         finding = Finding("drift", evil, "hair", "brown", evil)
         evil_verdict = replace(verdict, cell_key=renamed.key, outcome="fail", findings=(finding,), seen=(evil,))
-        state.verdicts[renamed.key, "pixel", 1] = evil_verdict
+        state.verdicts[renamed.key, verdict.judge, verdict.judge_version] = evil_verdict
     state.checkpoints, state.trials = small.state.checkpoints, small.state.trials
     assert small.state.choice is not None
     state.choice = replace(small.state.choice, reason=evil, adapter=evil)
@@ -360,8 +366,8 @@ def test_text_of_people_cannot_become_markup(small: DrawnStudy) -> None:
     assert page.text.count(evil) > 10
 
 
-def test_a_recorded_path_that_leaves_the_study_is_not_read(small: DrawnStudy, tmp_path: Path) -> None:
-    secret = tmp_path / "secret.png"
+def test_a_recorded_path_that_leaves_the_study_is_not_read(small: DrawnStudy) -> None:
+    secret = small.layout.root.parent / "secret.png"
     Image.new("RGB", (8, 8), (1, 2, 3)).save(secret)
     key = next(iter(small.state.samples))
     state = altered(small, lambda s: s.samples.update({key: Sample(key, "../secret.png", "0", 0.1)}))
@@ -371,13 +377,13 @@ def test_a_recorded_path_that_leaves_the_study_is_not_read(small: DrawnStudy, tm
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
-def test_a_picture_that_cannot_be_read_leaves_a_note(small: DrawnStudy, content: bytes | None) -> None:
-    sample = next(iter(small.state.samples.values()))
-    path = small.layout.resolve(sample.image)
+def test_a_picture_that_cannot_be_read_leaves_a_note(tiny: DrawnStudy, content: bytes | None) -> None:
+    sample = next(iter(tiny.state.samples.values()))
+    path = tiny.layout.resolve(sample.image)
     path.unlink()
     if content is not None:
         path.write_bytes(content)
-    assert rendered(small).count("its file cannot be read") == 1
+    assert rendered(tiny).count("its file cannot be read") == 1
 
 
 def test_a_cut_off_picture_leaves_a_note(tmp_path: Path) -> None:
@@ -402,21 +408,29 @@ def test_unscored_pictures_are_neither_pass_nor_fail(small: DrawnStudy) -> None:
 
 def test_pictures_of_an_adapter_that_is_gone_do_not_count(small: DrawnStudy) -> None:
     def retrain(state: StudyState) -> None:
-        state.checkpoints["main", 2] = replace(state.checkpoints["main", 2], sha256="another")
+        state.checkpoints[small.trial, 2] = replace(state.checkpoints[small.trial, 2], sha256="another")
 
-    before, after = (gather(s, small.config) for s in (small.state, altered(small, retrain)))
+    states = small.state, altered(small, retrain)
+    before, after = (gather(s, small.config, small.target) for s in states)
     assert {s.cell.epoch for s in before.shots} - {s.cell.epoch for s in after.shots} == {2}
     assert 2 not in [r.epoch for r in after.series[0].rates]
 
 
-def test_the_latest_verdict_on_a_picture_holds(small: DrawnStudy) -> None:
+def test_only_verdicts_of_the_studys_own_judge_count(small: DrawnStudy) -> None:
     def judge_again(state: StudyState) -> None:
         for (key, judge, version), verdict in list(state.verdicts.items()):
-            second = replace(verdict, outcome="pass", findings=(), judge_version=version + 1)
-            state.verdicts[key, judge, version + 1] = second
+            state.verdicts[key, judge, version + 1] = replace(verdict, outcome="unscored", judge_version=version + 1)
 
-    evidence = gather(altered(small, judge_again), small.config)
-    assert {s.outcome for s in evidence.shots} == {"pass"}
+    evidence = gather(altered(small, judge_again), small.config, small.target)
+    assert {s.outcome for s in evidence.shots} <= {"pass", "fail"}
+
+
+def test_a_choice_of_another_training_is_not_shown_as_adopted(small: DrawnStudy) -> None:
+    data = to_data(small.config)
+    data["trials"]["main"]["learning_rate"] = 0.5
+    html = render_report(small.state, small.layout, parse_config(data))
+    assert "No epoch is adopted yet." in html
+    assert "0 epochs saved of 6 asked for, 0 pictures drawn" in html
 
 
 def test_large_pictures_become_thumbnails_that_lead_to_the_file(tmp_path: Path) -> None:
@@ -440,10 +454,10 @@ def test_several_weights_get_their_own_sheets_the_adopted_first(tmp_path: Path) 
     choice = study.state.choice
     assert choice is not None
     html = rendered(study)
-    titles = re.findall(r"<details(?: open)?><summary>(main, weight [^<]*)", html)
+    titles = re.findall(r"<details(?: open)?><summary>main-\w+, (weight [^<]*)", html)
     other = 0.6 if choice.weight == 1.0 else 1
-    assert titles == [f"main, weight {choice.weight:g}, prompt trio", f"main, weight {other:g}, prompt trio"]
-    chart = rate_chart(gather(study.state, study.config), WIDE)
+    assert titles == [f"weight {choice.weight:g}, prompt trio", f"weight {other:g}, prompt trio"]
+    chart = rate_chart(gather(study.state, study.config, study.target), WIDE)
     assert f"weight {choice.weight:g}, with dots" in chart
     assert f">weight {other:g}<" in chart
 
