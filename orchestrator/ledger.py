@@ -42,7 +42,7 @@ class Event:
     data: Mapping[str, Any]
 
     def to_line(self) -> str:
-        return json.dumps({"v": VERSION, "t": round(self.time, 3), "kind": self.kind, **self.data}, ensure_ascii=False)
+        return json.dumps({"v": VERSION, "t": self.time, "kind": self.kind, **self.data}, ensure_ascii=False)
 
     @classmethod
     def from_line(cls, line: str) -> Self:
@@ -83,7 +83,7 @@ class Ledger:
 
     def record(self, kind: EventKind, **data: Any) -> Event:
         """Append one fact and return it once it is on disk."""
-        event = Event(kind, time.time(), data)
+        event = Event(kind, round(time.time(), 3), data)
         self._stream.write(event.to_line().encode() + b"\n")
         self._stream.flush()
         os.fsync(self._stream.fileno())

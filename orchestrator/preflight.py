@@ -45,7 +45,8 @@ def _missing_base(base: str) -> list[MissingError]:
         return []
     if base.startswith(HUB):
         fix = f"fetch it once, where the network is fast: hf download {base.removeprefix(HUB)}"
-    elif folder == POCKET:
+        return [MissingError(f"base {base} is not in the hub's local cache", where=str(folder), fix=fix)]
+    if folder == POCKET:
         fix = "the miniature is part of the repository: restore the folder from it"
     else:
         fix = "put a model in diffusers layout there, or set base: pocket"

@@ -1,13 +1,14 @@
 """The nouns of a study, as values that travel between processes. No torch, no ray, no I/O.
 
-A Study trains Trials; a Trial saves Checkpoints; a Checkpoint, a weight, a Prompt and a seed make a Cell; the image drawn
-there is a Sample; a judge's Findings on it make a Verdict; verdicts make the Choice.
+A Study trains Trials; a Trial saves Checkpoints; a Checkpoint, a weight, a Prompt and a seed make a Cell; the image
+drawn there is a Sample; a judge's Findings on it make a Verdict; verdicts make the Choice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Any, Literal, Self
 
 from orchestrator.core.identity import digest
@@ -97,18 +98,7 @@ class Cell(Record):
     @property
     def key(self) -> str:
         """Hash of everything that changes the pixels."""
-        return digest(
-            {
-                "adapter": self.adapter_sha256,
-                "weight": self.weight,
-                "prompt": self.prompt.text,
-                "negative": self.prompt.negative,
-                "seed": self.seed,
-                "drawing": asdict(self.drawing),
-                "base": self.base_sha256,
-                "numerics": ENGINE_NUMERICS,
-            }
-        )
+        return _cell_key(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -116,6 +106,22 @@ class Cell(Record):
         nested = {"prompt": Prompt.from_json(data["prompt"]), "drawing": Drawing.from_json(data["drawing"])}
         known = {f.name for f in fields(cls)}
         return cls(**{k: v for k, v in data.items() if k in known} | nested)
+
+
+@lru_cache(maxsize=2**16)
+def _cell_key(cell: Cell) -> str:
+    return digest(
+        {
+            "adapter": cell.adapter_sha256,
+            "weight": cell.weight,
+            "prompt": cell.prompt.text,
+            "negative": cell.prompt.negative,
+            "seed": cell.seed,
+            "drawing": asdict(cell.drawing),
+            "base": cell.base_sha256,
+            "numerics": ENGINE_NUMERICS,
+        }
+    )
 
 
 @dataclass(frozen=True, slots=True)
