@@ -1,0 +1,39 @@
+"""The evaluators' own commands, for work that needs no study."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from orchestrator.core.errors import StudyError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, import what the command needs, run."""
+    parser = argparse.ArgumentParser(prog="python -m evaluators", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    measure = commands.add_parser("measure-base", help="how well a drawn-world base follows held-out captions")
+    measure.add_argument("--base", default="pocket", help="`pocket` or a folder in diffusers layout")
+    measure.add_argument("--captions", type=int, default=300)
+    measure.add_argument("--steps", type=int, default=12, help="sampler steps (er_sde)")
+    measure.add_argument("--cfg", type=float, default=1.0)
+    measure.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
+    measure.add_argument("--keep", type=Path, help="keep the pictures in this folder")
+    args = parser.parse_args(arguments)
+    from anima.base import base_folder
+    from evaluators.base_quality import measure_base
+
+    try:
+        quality = measure_base(
+            base_folder(args.base), args.captions, steps=args.steps, cfg=args.cfg, threads=args.threads, keep=args.keep
+        )
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(quality.to_json())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

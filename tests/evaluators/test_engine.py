@@ -1,0 +1,110 @@
+"""The same cell is the same file: alone or in company, whoever merged what before; and no damaged adapter is drawn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from anima.adapter_files import AdapterMetadata, write_adapter
+from anima.base import POCKET, base_sha256
+from anima.load import load_transformer
+from anima.lora import adapter_state, inject
+from evaluators.engine import Engine
+from orchestrator.core.errors import AdapterError
+from orchestrator.core.layout import Layout
+from orchestrator.core.study import Cell, Drawing, Prompt, Sample
+
+PROMPT = Prompt("pair", "2girls, left side: kanachan, right side: koharu, white background", ("kanachan", "koharu"))
+DRAWING = Drawing(steps=3, width=96, height=64)
+BASE_SHA256 = base_sha256(POCKET)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, dict[int, str]]:
+    """A study folder with two adapters that change pictures, and their hashes by epoch."""
+    layout = Layout(tmp_path_factory.mktemp("study"))
+    hashes = {}
+    for epoch in (1, 2):
+        transformer = load_transformer(POCKET / "transformer")
+        adapter = inject(transformer, rank=2, alpha=2.0, seed=epoch)
+        generator = torch.Generator().manual_seed(epoch)
+        for parameter in adapter.parameters:
+            parameter.data.normal_(0, 0.1, generator=generator)
+        metadata = AdapterMetadata(2, 2.0, BASE_SHA256, "none", "main", epoch, 1, 1.0, ("koharu",), "test")
+        file = write_adapter(layout.adapter("main", epoch), adapter_state(transformer), metadata)
+        hashes[epoch] = file.sha256
+    return layout, hashes
+
+
+@pytest.fixture(scope="module")
+def engine(study: tuple[Layout, dict[int, str]]) -> Engine:
+    return Engine("pocket", str(study[0].root), threads=1, batch=3)
+
+
+def cells(study: tuple[Layout, dict[int, str]], epoch: int, seeds: Sequence[int], weight: float = 1.0) -> list[Cell]:
+    layout, hashes = study
+    adapter = layout.relative(layout.adapter("main", epoch))
+    return [
+        Cell("main", epoch, adapter, hashes[epoch], weight, PROMPT, seed, DRAWING, BASE_SHA256) for seed in seeds
+    ]
+
+
+def test_alone_or_in_company_before_or_after_others_it_is_the_same_file(
+    engine: Engine, study: tuple[Layout, dict[int, str]]
+) -> None:
+    together = engine.draw(cells(study, 1, [1, 2, 3, 4]))
+    other = engine.draw(cells(study, 2, [2]))
+    alone = engine.draw(cells(study, 1, [2]))
+    fresh = Engine("pocket", str(study[0].root), threads=1, batch=3).draw(cells(study, 1, [4]))
+    assert alone[0].sha256 == together[1].sha256
+    assert fresh[0].sha256 == together[3].sha256
+    assert other[0].sha256 != together[1].sha256
+    assert len({s.sha256 for s in together}) == 4
+
+
+def test_weight_is_an_axis_and_zero_is_the_base(engine: Engine, study: tuple[Layout, dict[int, str]]) -> None:
+    def drawn(epoch: int, weight: float) -> Sample:
+        return engine.draw(cells(study, epoch, [5], weight))[0]
+
+    assert drawn(1, 0.0).sha256 != drawn(1, 0.5).sha256 != drawn(1, 1.0).sha256
+    paths = [study[0].resolve(drawn(epoch, 0.0).image) for epoch in (1, 2)]
+    pictures = [Image.open(p).convert("RGB").tobytes() for p in paths]
+    assert pictures[0] == pictures[1]
+
+
+def test_the_sidecar_tells_everything_needed_to_draw_again(
+    engine: Engine, study: tuple[Layout, dict[int, str]]
+) -> None:
+    [cell] = cells(study, 1, [9])
+    [sample] = engine.draw([cell])
+    path = study[0].resolve(sample.image)
+    sidecar = json.loads(path.with_suffix(".json").read_text())
+    assert Cell.from_json(sidecar) == cell
+    assert sidecar["cell_key"] == cell.key == sample.cell_key
+    assert sidecar["image_sha256"] == sample.sha256
+    assert len(sidecar["sigmas"]) == DRAWING.steps + 1
+    assert "Seed: 9" in Image.open(path).text["parameters"]  # type: ignore[attr-defined]
+
+
+def test_a_damaged_adapter_is_never_drawn(engine: Engine, study: tuple[Layout, dict[int, str]]) -> None:
+    layout, _ = study
+    path = layout.adapter("main", 2)
+    whole = path.read_bytes()
+    engine.draw(cells(study, 1, [1]))
+    try:
+        path.write_bytes(whole[:-8] + bytes(8))
+        with pytest.raises(AdapterError, match="adapter.safetensors"):
+            engine.draw(cells(study, 2, [31]))
+        assert not layout.image("main", 2, cells(study, 2, [31])[0].key).exists()
+    finally:
+        path.write_bytes(whole)
+
+
+def test_cells_of_one_call_share_the_adapter(engine: Engine, study: tuple[Layout, dict[int, str]]) -> None:
+    with pytest.raises(ValueError, match="must share"):
+        engine.draw([*cells(study, 1, [1]), *cells(study, 2, [1])])

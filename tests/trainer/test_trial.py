@@ -1,0 +1,164 @@
+"""A trial on the real miniature: what it publishes, and that any interruption ends in the same bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from anima.adapter_files import read_adapter
+from anima.base import POCKET, base_sha256
+from orchestrator.core.errors import StudyError
+from orchestrator.core.layout import Layout
+from orchestrator.core.study import Checkpoint
+from trainer.checkpoints import published_checkpoints, saved_epochs, state_epochs
+from trainer.config import DatasetConfig, DrawnDataset, TrainConfig
+from trainer.drawn import ensure_drawn_dataset
+from trainer.facts import CheckpointSaved, EpochStarted, StepLogged, TrialFact
+from trainer.trial import TrialJob, run_trial
+
+TRIGGERS = ("kanachan", "keichan", "koharu")
+TRAIN = TrainConfig(
+    epochs=3,
+    rank=4,
+    learning_rate=1e-3,
+    batch=2,
+    grad_accum=2,
+    caption_dropout=0.2,
+    resolution=(96, 64),
+    dtype="fp32",
+    threads=1,
+)
+
+
+@pytest.fixture(scope="module")
+def dataset_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "dataset"
+    ensure_drawn_dataset(root, DrawnDataset(solo=1, pair=1, trio=1))
+    return root
+
+
+def make_job(study: Path, dataset_root: Path, train: TrainConfig = TRAIN) -> TrialJob:
+    return TrialJob(
+        trial="main",
+        study_root=str(study),
+        base="pocket",
+        base_sha256=base_sha256(POCKET),
+        dataset_root=str(dataset_root),
+        dataset=DatasetConfig(),
+        train=train,
+        triggers=TRIGGERS,
+    )
+
+
+def saved(facts: Iterator[TrialFact]) -> list[Checkpoint]:
+    return [fact.checkpoint for fact in facts if isinstance(fact, CheckpointSaved)]
+
+
+def timeless(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+    return [replace(c, seconds=0.0) for c in checkpoints]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, dataset_root: Path) -> tuple[Layout, list[TrialFact]]:
+    study = tmp_path_factory.mktemp("undisturbed")
+    return Layout(study), list(run_trial(make_job(study, dataset_root)))
+
+
+def test_it_streams_steps_and_publishes_every_epoch(undisturbed: tuple[Layout, list[TrialFact]]) -> None:
+    layout, facts = undisturbed
+    steps = [f for f in facts if isinstance(f, StepLogged)]
+    # 7 pictures, 4 a step: the second step of an epoch takes the 3 that are left.
+    assert [(s.epoch, s.step) for s in steps] == [(1, 1), (1, 2), (2, 3), (2, 4), (3, 5), (3, 6)]
+    assert [f.epoch for f in facts if isinstance(f, EpochStarted)] == [1, 2, 3]
+    checkpoints = [f.checkpoint for f in facts if isinstance(f, CheckpointSaved)]
+    assert published_checkpoints(layout, "main") == checkpoints
+    assert [c.exposures_per_image for c in checkpoints] == [1.0, 2.0, 3.0]
+    epoch_losses = [s.loss for s in steps if s.epoch == 2]
+    assert checkpoints[1].loss == pytest.approx(sum(epoch_losses) / len(epoch_losses))
+    logged = [json.loads(line) for line in layout.metrics("main").read_text().splitlines()]
+    assert [row["step"] for row in logged] == [1, 2, 3, 4, 5, 6]
+
+
+def test_adapters_change_from_epoch_to_epoch_and_say_how_they_came_to_be(
+    undisturbed: tuple[Layout, list[TrialFact]], dataset_root: Path
+) -> None:
+    layout, facts = undisturbed
+    first, *_, last = saved(iter(facts))
+    adapter = read_adapter(layout.resolve(last.adapter), sha256=last.sha256)
+    assert first.sha256 != last.sha256
+    assert adapter.metadata is not None
+    assert (adapter.metadata.epoch, adapter.metadata.rank, adapter.metadata.trigger_words) == (3, 4, TRIGGERS)
+    assert any(name.endswith("cross_attn.k_proj.lora_B.weight") for name in adapter.state)
+    assert any(t.abs().max() > 0 for name, t in adapter.state.items() if name.endswith("lora_B.weight"))
+
+
+def test_only_the_newest_states_are_kept(undisturbed: tuple[Layout, list[TrialFact]]) -> None:
+    assert state_epochs(undisturbed[0], "main") == [2, 3]
+
+
+def test_a_finished_trial_does_nothing_and_loads_nothing(
+    undisturbed: tuple[Layout, list[TrialFact]], dataset_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.trial.load_base", lambda *_, **__: pytest.fail("loaded the base for nothing"))
+    assert list(run_trial(make_job(undisturbed[0].root, dataset_root))) == []
+
+
+def test_stopped_in_the_middle_of_an_epoch_it_ends_in_the_same_bytes(
+    undisturbed: tuple[Layout, list[TrialFact]], dataset_root: Path, tmp_path: Path
+) -> None:
+    job = make_job(tmp_path, dataset_root)
+    running = run_trial(job)
+    for fact in running:
+        if isinstance(fact, StepLogged) and (fact.epoch, fact.step) == (2, 3):
+            break
+    running.close()  # type: ignore[attr-defined]
+    again = list(run_trial(job))
+    assert next(f.epoch for f in again if isinstance(f, EpochStarted)) == 2
+    assert timeless(published_checkpoints(Layout(tmp_path), "main")) == timeless(saved(iter(undisturbed[1])))
+    logged = [json.loads(line)["step"] for line in Layout(tmp_path).metrics("main").read_text().splitlines()]
+    assert logged == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_damaged_adapter_is_trained_again_to_the_same_bytes(
+    undisturbed: tuple[Layout, list[TrialFact]], dataset_root: Path, tmp_path: Path
+) -> None:
+    job, layout = make_job(tmp_path, dataset_root), Layout(tmp_path)
+    list(run_trial(job))
+    adapter = layout.adapter("main", 3)
+    adapter.write_bytes(adapter.read_bytes()[:-100])
+    # The state of epoch 2 is damaged as well: there is nothing to stand on but the start.
+    state = layout.state("main", 2) / "state.safetensors"
+    state.write_bytes(b"gone")
+    again = saved(run_trial(job))
+    assert timeless(again) == timeless(saved(iter(undisturbed[1]))[2:])
+
+
+def test_more_epochs_continue_where_the_trial_ended(
+    undisturbed: tuple[Layout, list[TrialFact]], dataset_root: Path, tmp_path: Path
+) -> None:
+    two = make_job(tmp_path, dataset_root, TRAIN.model_copy(update={"epochs": 2}))
+    list(run_trial(two))
+    again = saved(run_trial(make_job(tmp_path, dataset_root)))
+    assert timeless(again) == timeless(saved(iter(undisturbed[1]))[2:])
+
+
+def test_a_loss_that_is_no_number_stops_before_the_step(
+    dataset_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poisoned(clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        return (noise - clean) * float("nan")
+
+    monkeypatch.setattr("trainer.trial.velocity_target", poisoned)
+    with pytest.raises(StudyError, match="not a number at step 1"):
+        list(run_trial(make_job(tmp_path, dataset_root)))
+    assert published_checkpoints(Layout(tmp_path), "main") == []
+
+
+def test_the_last_epoch_is_saved_whatever_divides_what() -> None:
+    assert saved_epochs(10, 4) == (4, 8, 10)
+    assert saved_epochs(8, 4) == (4, 8)
