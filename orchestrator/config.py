@@ -146,7 +146,7 @@ def _read(path: Path, overrides: Sequence[str]) -> Any:
             value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"]  # type: ignore[index,call-overload]
             both_mappings = isinstance(value, dict) and OmegaConf.is_dict(OmegaConf.select(merged, key))
             OmegaConf.update(merged, key, value, merge=both_mappings, force_add=True)
-        except (YAMLError, OmegaConfBaseException, ValueError, AttributeError, IndexError) as error:
+        except (YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, IndexError) as error:
             raise ConfigError(
                 f"cannot apply override {override!r}: {_one_line(error)}", where="command line"
             ) from error

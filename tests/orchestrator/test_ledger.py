@@ -1,0 +1,74 @@
+"""The ledger: what is written is read back, a torn last line is dropped, damage elsewhere is an error."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from orchestrator.core.errors import VolumeError
+from orchestrator.ledger import Ledger, read_events
+from orchestrator.state import replay
+from tests.orchestrator.scripted import checkpoint
+
+
+def write(path: Path, *epochs: int) -> None:
+    with closing(Ledger(path)) as ledger:
+        for epoch in epochs:
+            ledger.record("checkpoint_saved", checkpoint=checkpoint("main", epoch).to_json())
+
+
+def test_what_is_recorded_is_replayed(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with closing(Ledger(path)) as ledger:
+        recorded = [ledger.record("trial_started", trial="main", attempt=1, epochs=3, from_epoch=0)]
+    write(path, 1, 2)
+    assert list(read_events(path))[:1] == recorded
+    state = replay(read_events(path))
+    assert state.checkpoints == {("main", e): checkpoint("main", e) for e in (1, 2)}
+    assert state.trials["main"].epochs == 3
+
+
+def test_no_ledger_is_an_empty_study(tmp_path: Path) -> None:
+    assert list(read_events(tmp_path / "ledger.jsonl")) == []
+
+
+@pytest.mark.parametrize("kept", [0, 1, 40, -1])
+def test_a_torn_tail_is_dropped_and_overwritten(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "ledger.jsonl"
+    write(path, 1, 2)
+    whole = path.read_bytes()
+    second = whole.index(b"\n") + 1
+    path.write_bytes(whole[:second] + whole[second:][:kept])
+    assert list(replay(read_events(path)).checkpoints) == [("main", 1)]
+    write(path, 3)
+    assert list(replay(read_events(path)).checkpoints) == [("main", 1), ("main", 3)]
+
+
+@pytest.mark.parametrize("damage", [b"{broken}\n", b'{"v": 1, "t": 1.0}\n', b'{"v": 1, "t": 1.0, "kind": "gossip"}\n'])
+def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "ledger.jsonl"
+    write(path, 1)
+    path.write_bytes(path.read_bytes() + damage)
+    with pytest.raises(VolumeError, match=r"ledger\.jsonl:2"):
+        list(read_events(path))
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_text('{"v": 99, "t": 1.0, "kind": "study_finished", "seconds": 1}\n')
+    with pytest.raises(VolumeError, match="newer than this program"):
+        list(read_events(path))
+
+
+def test_a_quarantined_epoch_is_forgotten_and_its_trial_is_not_finished(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with closing(Ledger(path)) as ledger:
+        ledger.record("trial_started", trial="main", attempt=1, epochs=1, from_epoch=0)
+        ledger.record("checkpoint_saved", checkpoint=checkpoint("main", 1).to_json())
+        ledger.record("trial_finished", trial="main")
+        ledger.record("file_quarantined", path="a", moved_to="b", reason="corrupt", trial="main", epoch=1)
+    state = replay(read_events(path))
+    assert not state.checkpoints
+    assert not state.trials["main"].finished

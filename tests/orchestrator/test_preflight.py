@@ -1,0 +1,79 @@
+"""What is missing is named before anything is done, each thing on a line of its own with how to get it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from anima.base import PARTS, POCKET
+from orchestrator.config import StudyConfig, load_config
+from orchestrator.core.errors import ConfigError
+from orchestrator.preflight import missing, resolve_base
+
+TRIO = Path("conf/trio_v2.yaml")
+QUICK = Path("conf/quickstart.yaml")
+
+
+def config(path: Path, tmp_path: Path, *overrides: str) -> StudyConfig:
+    return load_config(path, [f"volume={tmp_path}", *overrides])
+
+
+def a_base(root: Path) -> Path:
+    """A folder with every part a base must have, all empty."""
+    for part, file in PARTS.items():
+        (root / part).mkdir(parents=True)
+        (root / part / file).touch()
+        (root / part / "model.safetensors").touch()
+    return root
+
+
+def test_everything_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
+    faults = [str(f) for f in missing(config(TRIO, tmp_path, f"dataset.root={tmp_path}/none", "wandb.mode=online"))]
+    words = ("hf download circlestone-labs/Anima-Base-v1.0-Diffusers", "294 pictures", "NVIDIA GPU", "wandb login")
+    if Path("/proc/driver/nvidia/version").exists():
+        words = tuple(w for w in words if w != "NVIDIA GPU")
+    assert len(faults) == len(words)
+    for fault, word in zip(faults, words, strict=True):
+        assert word in fault
+        assert "\n" not in fault
+    assert list(tmp_path.iterdir()) == [], "nothing was done"
+
+
+def test_a_complete_study_lacks_nothing(tmp_path: Path) -> None:
+    base = a_base(tmp_path / "base")
+    assert missing(config(QUICK, tmp_path, f"base={base}")) == []
+
+
+def test_an_incomplete_base_names_its_missing_parts(tmp_path: Path) -> None:
+    base = a_base(tmp_path / "base")
+    (base / "vae" / "config.json").unlink()
+    (base / "transformer" / "model.safetensors").unlink()
+    (fault,) = missing(config(QUICK, tmp_path, f"base={base}"))
+    assert fault.what == "base weights are missing: no vae, transformer weights"
+
+
+def test_the_hub_cache_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    model = tmp_path / "hub" / "models--circlestone-labs--Anima-Base-v1.0-Diffusers"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text("abc123\n")
+    assert resolve_base("hf://circlestone-labs/Anima-Base-v1.0-Diffusers") == model / "snapshots" / "abc123"
+
+
+def test_pocket_is_the_shipped_folder() -> None:
+    assert resolve_base("pocket") == POCKET
+
+
+@pytest.mark.parametrize("base", ["hf://", "hf://owner", "hf://owner/model/more"])
+def test_a_hub_name_is_owner_and_model(base: str) -> None:
+    with pytest.raises(ConfigError, match="hf://owner/model"):
+        resolve_base(base)
+
+
+def test_a_login_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = a_base(tmp_path / "base")
+    study = config(QUICK, tmp_path, f"base={base}", "wandb.mode=online")
+    assert len(missing(study)) == 1
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    assert missing(study) == []
