@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -30,6 +29,7 @@ from orchestrator.core.errors import StudyError
 from orchestrator.core.files import write_whole
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Checkpoint
+from orchestrator.core.version import VERSION
 from trainer.cache import Cached, cache_dataset
 from trainer.checkpoints import drop_old_states, intact_checkpoints, publish, saved_epochs, state_epochs, state_file
 from trainer.config import DatasetConfig, TrainConfig
@@ -177,7 +177,7 @@ class _Trainer:
             step=self._step,
             exposures_per_image=shown,
             trigger_words=self._job.triggers,
-            project_version=_project_version(),
+            project_version=VERSION,
         )
         dtype = torch.float32 if config.dtype == "fp32" else torch.bfloat16
         file = write_adapter(
@@ -242,9 +242,3 @@ def _prepare_torch(threads: int) -> None:
     # Adam's moments of dead weights become denormal, and those are computed many times slower.
     torch.set_flush_denormal(True)
 
-
-def _project_version() -> str:
-    try:
-        return version("epochsweep")
-    except PackageNotFoundError:
-        return "source"
