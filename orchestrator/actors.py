@@ -28,6 +28,8 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_DISABLE_IMPORT_WARNING="1",
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+    # Our actors have environments of their own and could not use processes started on suspicion.
+    RAY_prestart_worker_first_driver="0",
 )
 
 import ray
@@ -131,11 +133,32 @@ class RayCrew:
         _remove_dead_sessions()
         self._session = Path(tempfile.mkdtemp(prefix=f"{SESSION_PREFIX}{os.getpid()}-"))
         logging.getLogger("ray").setLevel(logging.ERROR)
-        actors = sum(self.slots.values())
         on_terminate = signal.getsignal(signal.SIGTERM)
+        for attempt in range(1, self._cluster.attempts + 1):
+            try:
+                self._start()
+                break
+            except Exception as error:  # Ray raises nothing narrower when a starved machine is slow to start it
+                ray.shutdown()
+                if attempt == self._cluster.attempts:
+                    raise StudyError(
+                        f"Ray did not start: {_one_line(error)}",
+                        fix=f"see the logs below {self._session}, or set cluster.provider=inline",
+                    ) from error
+        if self._cluster.device == "cuda":
+            gpus = float(ray.cluster_resources().get("GPU", 0))
+            self._gpu_share = min(1.0, round(gpus / (1 + self.slots["draw"]), 3))
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own there
+        for _ in range(self.slots["draw"]):
+            artist = self._hire("draw")
+            artist.warm_up.remote()
+            self._idle["draw"].append(artist)
+        return self
+
+    def _start(self) -> None:
         ray.init(
             address="local",
-            num_cpus=actors,
+            num_cpus=sum(self.slots.values()),
             num_gpus=None if self._cluster.device == "cuda" else 0,
             object_store_memory=self._cluster.object_store_mb * 2**20,
             include_dashboard=False,
@@ -143,15 +166,6 @@ class RayCrew:
             configure_logging=False,
             _temp_dir=str(self._session),
         )
-        if self._cluster.device == "cuda":
-            gpus = float(ray.cluster_resources().get("GPU", 0))
-            self._gpu_share = min(1.0, round(gpus / (actors - 1), 3))
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own there
-        for _ in range(self.slots["draw"]):
-            artist = self._hire("draw")
-            artist.warm_up.remote()
-            self._idle["draw"].append(artist)
-        return self
 
     def submit(self, work: Work, samples: Sequence[Sample] = ()) -> None:
         role: Role = "train" if isinstance(work, Train) else "draw" if isinstance(work, Draw) else "judge"

@@ -29,6 +29,7 @@ class Step:
     step: int
     steps_per_epoch: int
     loss: float
+    learning_rate: float
     seconds: float
     """Duration of the step."""
 

@@ -127,7 +127,7 @@ def drive(study: Study, console: Console, *, hire: Callable[[Study], Crew] | Non
         controller.open(
             config.study, to_data(config), base_sha256=study.base_sha256, dataset_sha256=study.dataset_sha256
         )
-        watchers.append(stack.enter_context(TrackerWatcher(config, layout, state)))
+        watchers.append(stack.enter_context(TrackerWatcher(config, layout, state, log.note)))
         screen = (Screen if console.is_terminal else PlainLines)(console, study.target, state)
         watchers.append(screen)
         try:
@@ -176,13 +176,13 @@ def stops(controller: Controller) -> Iterator[None]:
 class TrackerWatcher:
     """Passes facts on to W&B, and closes its run however ours ends."""
 
-    def __init__(self, config: StudyConfig, layout: Layout, state: StudyState) -> None:
-        self._config, self._layout, self._state = config, layout, state
+    def __init__(self, config: StudyConfig, layout: Layout, state: StudyState, warn: Callable[[str], None]) -> None:
+        self._config, self._layout, self._state, self._warn = config, layout, state, warn
 
     def __enter__(self) -> Self:
         from orchestrator.tracking import Tracker
 
-        self._tracker = Tracker.open(self._config, self._layout)
+        self._tracker = Tracker.open(self._config, self._layout, warn=self._warn)
         return self
 
     def __exit__(
@@ -194,7 +194,7 @@ class TrackerWatcher:
         self._tracker.record(event, state)
 
     def step(self, step: Step) -> None:
-        """The loss reaches W&B with its checkpoint."""
+        self._tracker.step(step.trial, step.epoch, step.step, step.loss, step.learning_rate)
 
     def note(self, sentence: str) -> None:
         """Not a fact."""

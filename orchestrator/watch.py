@@ -17,7 +17,7 @@ from orchestrator.core.layout import Layout
 from orchestrator.core.study import Choice, EpochRate
 from orchestrator.crew import Step
 from orchestrator.ledger import Event
-from orchestrator.policy import Target, rates
+from orchestrator.policy import Target, rates, unfinished_trials
 from orchestrator.state import StudyState
 
 
@@ -172,6 +172,8 @@ class Screen:
             expand=True,
         )
         self._training: TaskID = self._bars.add_task("training", total=None, status="")
+        if not unfinished_trials(target, state):
+            self._bars.update(self._training, total=1, completed=1, status="all epochs saved")
         self._drawing: TaskID = self._bars.add_task("drawn", total=self._tally.total, status="")
         self._judging: TaskID = self._bars.add_task("judged", total=self._tally.total, status="")
         self._live = Live(console=console, refresh_per_second=4, transient=True)
@@ -226,8 +228,8 @@ def choice_lines(choice: Choice, layout: Layout) -> list[str]:
     passed = round(choice.first_try_rate * choice.n)
     return [
         f"adopted  epoch {choice.epoch} of {choice.trial} at weight {choice.weight:g}",
-        f"rate     {choice.first_try_rate:.0%} of fresh seeds pass at first try:"
-        f" {passed} of {choice.n} (95 % interval {low:.0%} to {high:.0%})",
+        f"rate     {100 * choice.first_try_rate:.0f} % of fresh seeds pass at first try:"
+        f" {passed} of {choice.n} (95 % interval {100 * low:.0f} to {100 * high:.0f} %)",
         f"why      {choice.reason}",
         f"adapter  {from_here(layout.resolve(choice.adapter))}",
     ]

@@ -56,7 +56,17 @@ class TrialTrainer:
         for fact in self._facts:
             match fact:
                 case StepLogged():
-                    steps.append(Step(fact.trial, fact.epoch, fact.step, fact.steps_per_epoch, fact.loss, fact.seconds))
+                    steps.append(
+                        Step(
+                            fact.trial,
+                            fact.epoch,
+                            fact.step,
+                            fact.steps_per_epoch,
+                            fact.loss,
+                            fact.learning_rate,
+                            fact.seconds,
+                        )
+                    )
                 case CheckpointSaved(checkpoint):
                     return Slice(tuple(steps), (checkpoint,))
             if time.monotonic() >= until:

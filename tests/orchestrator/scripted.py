@@ -128,7 +128,7 @@ class ScriptedTrainer:
         saved = checkpoint(self.trial, epoch)
         write_whole(self.layout.adapter(self.trial, epoch), adapter_bytes(self.trial, epoch))
         publish(self.layout, saved)
-        return Slice((Step(self.trial, epoch, 10 * epoch, 10, 0.1, turn_s / 10),), (saved,))
+        return Slice((Step(self.trial, epoch, 10 * epoch, 10, 0.1, 1e-3, turn_s / 10),), (saved,))
 
 
 class ScriptedArtist:

@@ -1,0 +1,214 @@
+"""The crew on a real Ray: what it listens on, what happens when an actor dies, what is left when the driver dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+import psutil
+import pytest
+
+from evaluators.grid import select_cells
+from infra.config import ClusterConfig
+from orchestrator.core.errors import AdapterError
+from orchestrator.core.study import Cell, Sample, Verdict
+from orchestrator.crew import Drawn, Failed, Judged, Report, Slice, Trained
+from orchestrator.policy import Draw, Judge, Train
+from tests.orchestrator.scripted import JUDGE, checkpoint, target
+
+DEADLINE_S = 240.0
+"""Generous: starting processes takes long on a starved machine, and only a failure waits so long."""
+
+
+@dataclass(frozen=True)
+class TinyWorkers:
+    """Plain workers that report who they are; seeds below zero make them misbehave."""
+
+    root: Path
+
+    def trainer(self, trial: str) -> TinyTrainer:
+        return TinyTrainer(trial)
+
+    def artist(self) -> TinyArtist:
+        return TinyArtist()
+
+    def critic(self) -> TinyCritic:
+        return TinyCritic()
+
+
+class TinyTrainer:
+    def __init__(self, trial: str) -> None:
+        self.trial, self.epoch = trial, 0
+
+    def advance(self, turn_s: float) -> Slice:  # noqa: ARG002
+        self.epoch += 1
+        return Slice(checkpoints=(checkpoint(self.trial, self.epoch),), done=self.epoch == 3)
+
+
+class TinyArtist:
+    def draw(self, cells: Sequence[Cell]) -> list[Sample]:
+        if cells[0].seed == 13:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if cells[0].seed == 14:
+            raise AdapterError("corrupt", where="adapter.safetensors", fix="retrain")
+        if cells[0].seed == 15:
+            time.sleep(600)
+        threads = os.environ["OMP_NUM_THREADS"]
+        return [Sample(cell.key, f"{os.getpid()}.png", threads, 0.1) for cell in cells]
+
+
+class TinyCritic:
+    def judge(self, cells: Sequence[Cell], samples: Sequence[Sample]) -> list[Verdict]:
+        return [Verdict(c.key, *JUDGE, "pass", seen=(s.image,)) for c, s in zip(cells, samples, strict=True)]
+
+
+def cell(seed: int) -> Cell:
+    wanted = target(seeds=[seed])
+    (only,) = select_cells(checkpoint("main", 1), wanted.grid, wanted.base_sha256).values()
+    return only
+
+
+@pytest.fixture(scope="module")
+def crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    from orchestrator.actors import RayCrew
+
+    cluster = ClusterConfig(inference_actors=1, threads=1, silence_s=DEADLINE_S)
+    crew = RayCrew(TinyWorkers(tmp_path_factory.mktemp("tiny")), cluster, train_threads=1).open()
+    yield crew
+    crew.close()
+    assert not crew._session.exists(), "nothing is left behind"
+
+
+def reports(crew: object, count: int) -> list[Report]:
+    """The next `count` reports, or a failure at the deadline."""
+    found: list[Report] = []
+    until = time.monotonic() + DEADLINE_S
+    while len(found) < count and time.monotonic() < until:
+        found += crew.wait(1.0)  # type: ignore[attr-defined]
+    assert len(found) >= count
+    return found
+
+
+def test_facts_stream_back_while_others_work(crew) -> None:
+    crew.submit(Train("main"))
+    crew.submit(Draw((cell(1),)))
+    found = reports(crew, 4)
+    trained = [r for r in found if isinstance(r, Trained)]
+    assert [c.epoch for r in trained for c in r.slice.checkpoints] == [1, 2, 3]
+    assert [r.slice.done for r in trained] == [False, False, True]
+    (drawn,) = [r for r in found if isinstance(r, Drawn)]
+    assert drawn.samples[0].sha256 == "1", "threads are what the YAML says"
+    assert drawn.samples[0].image != f"{os.getpid()}.png", "another process drew it"
+
+
+def test_verdicts_come_back_for_the_samples_that_were_sent(crew) -> None:
+    crew.submit(Judge((cell(1),)), [Sample(cell(1).key, "a.png", "s", 0.1)])
+    (report,) = reports(crew, 1)
+    assert isinstance(report, Judged)
+    assert report.verdicts[0].seen == ("a.png",)
+
+
+def test_a_dead_actor_is_reported_and_replaced(crew) -> None:
+    crew.submit(Draw((cell(13),)))
+    (report,) = reports(crew, 1)
+    assert isinstance(report, Failed)
+    assert "died" in str(report.error)
+    crew.submit(Draw((cell(2),)))
+    (report,) = reports(crew, 1)
+    assert isinstance(report, Drawn)
+
+
+def test_an_error_crosses_as_itself_and_the_actor_stays(crew) -> None:
+    crew.submit(Draw((cell(2),)))
+    (before,) = reports(crew, 1)
+    crew.submit(Draw((cell(14),)))
+    (report,) = reports(crew, 1)
+    assert isinstance(report, Failed)
+    assert isinstance(report.error, AdapterError)
+    assert (report.error.where, report.error.fix) == ("adapter.safetensors", "retrain")
+    crew.submit(Draw((cell(3),)))
+    (after,) = reports(crew, 1)
+    assert isinstance(before, Drawn)
+    assert isinstance(after, Drawn)
+    assert after.samples[0].image == before.samples[0].image
+
+
+def test_an_actor_that_says_nothing_is_let_go(crew) -> None:
+    crew._cluster = crew._cluster.model_copy(update={"silence_s": 1.0})
+    crew.submit(Draw((cell(15),)))
+    (report,) = reports(crew, 1)
+    assert isinstance(report, Failed)
+    assert "said nothing for 1 s" in str(report.error)
+
+
+@pytest.mark.usefixtures("crew")
+def test_nothing_listens_beyond_loopback() -> None:
+    me = psutil.Process()
+    family = {p.pid for p in (me, *me.children(recursive=True))}
+    names = {p.name() for p in me.children(recursive=True)}
+    assert any("raylet" in name for name in names), "the check below looks at a live Ray"
+    listening = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout.splitlines()
+    ours = [line for line in listening if any(f"pid={pid}," in line for pid in family)]
+    assert len(ours) >= 4
+    for line in ours:
+        host = line.split()[3].rpartition(":")[0].strip("[]")
+        address = ip_address("0.0.0.0" if host == "*" else host)
+        mapped = getattr(address, "ipv4_mapped", None) or address
+        assert mapped.is_loopback, line
+
+
+@pytest.mark.usefixtures("crew")
+def test_nothing_is_written_to_the_home_folder() -> None:
+    assert not (Path.home() / ".ray").exists()
+
+
+DRIVER = """
+import json, sys
+from pathlib import Path
+import psutil
+from evaluators.grid import select_cells
+from infra.config import ClusterConfig
+from orchestrator.actors import RayCrew
+from orchestrator.policy import Draw
+from tests.orchestrator.test_actors import TinyWorkers, cell
+
+if __name__ == "__main__":
+    crew = RayCrew(TinyWorkers(Path(sys.argv[1])), ClusterConfig()).open()
+    crew.submit(Draw((cell(1),)))
+    while not crew.wait(1.0):
+        pass
+    crew.submit(Draw((cell(15),)))
+    children = psutil.Process().children(recursive=True)
+    print(json.dumps([[p.pid, p.create_time()] for p in children]), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_no_process_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", DRIVER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        children = json.loads(driver.stdout.readline() or "[]")
+        driver.kill()
+    assert len(children) > 3
+    until = time.monotonic() + DEADLINE_S
+    while (left := [pid for pid, born in children if _runs(pid, born)]) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not left
+
+
+def _runs(pid: int, born: float) -> bool:
+    """Whether this very process still runs; one that nobody has buried yet does not."""
+    try:
+        process = psutil.Process(pid)
+        return process.create_time() == born and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

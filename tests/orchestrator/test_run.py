@@ -1,0 +1,145 @@
+"""`run` from a YAML on disk to the files it leaves, with only the work itself scripted; and how it is stopped."""
+
+from __future__ import annotations
+
+import io
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from anima.base import PARTS
+from orchestrator.config import StudyConfig, load_config
+from orchestrator.core.errors import BusyError, DatasetError
+from orchestrator.core.layout import Layout
+from orchestrator.crew import Crew, InlineCrew
+from orchestrator.ledger import read_events
+from orchestrator.lock import sole_driver
+from orchestrator.run import Study, drive, prepare, run_study
+from tests.orchestrator.scripted import ScriptedWorkers
+
+QUICK = Path("conf/quickstart.yaml")
+
+
+def study_config(tmp_path: Path, *overrides: str) -> StudyConfig:
+    """The quickstart on an empty base, small, in a folder of its own."""
+    base = tmp_path / "base"
+    for part, file in PARTS.items():
+        (base / part).mkdir(parents=True, exist_ok=True)
+        (base / part / file).touch()
+        (base / part / "model.safetensors").touch()
+    small = ["dataset.drawn={solo: 2, pair: 1, trio: 1}", "train.epochs=3", "grid.seeds=[1, 2]", "grid.batch=2"]
+    fixed = [f"volume={tmp_path}/runs", f"base={base}", "wandb.mode=disabled", "judge.name=none"]
+    return load_config(QUICK, [*fixed, *small, *overrides])
+
+
+def scripted(study: Study) -> Crew:
+    return InlineCrew(ScriptedWorkers(study.layout.root, epochs=3), turn_s=0)
+
+
+def go(config: StudyConfig) -> tuple[int, str]:
+    """Run it; returns the exit code and what was printed."""
+    stream = io.StringIO()
+    code = drive(prepare(config), Console(file=stream, width=100), hire=scripted)
+    return code, stream.getvalue()
+
+
+def test_a_run_leaves_a_ledger_a_log_the_configuration_and_a_page(tmp_path: Path) -> None:
+    config = study_config(tmp_path)
+    code, printed = go(config)
+    layout = config.layout()
+    assert code == 0
+    assert "report   " in printed
+    assert load_config(layout.config) == config
+    assert "study finished" in layout.log.read_text()
+    assert layout.report.stat().st_size > 1000
+    assert sum(e.kind == "sample_drawn" for e in read_events(layout.ledger)) == 6
+
+
+def test_running_again_says_it_is_done_and_mends_the_page(tmp_path: Path) -> None:
+    config = study_config(tmp_path)
+    go(config)
+    before = config.layout().ledger.read_bytes()
+    config.layout().report.unlink()
+    code, printed = go(config)
+    assert code == 0
+    assert printed.startswith("Everything this study asks for is done already.")
+    assert config.layout().ledger.read_bytes() == before
+    assert config.layout().report.exists()
+
+
+def test_another_learning_rate_is_another_trial_and_more_epochs_are_not(tmp_path: Path) -> None:
+    def trial(*overrides: str) -> str:
+        return prepare(study_config(tmp_path, *overrides)).target.trials[0].trial
+
+    first = trial()
+    assert first.startswith("main-")
+    assert len(first) == len("main-") + 8
+    assert trial("train.epochs=9", "train.save_every=3", "train.threads=2", "grid.seeds=[5]") == first
+    assert trial("train.learning_rate=1e-3") != first
+    assert trial("dataset.repeats=2") != first
+    assert trial("dataset.drawn.seed=2") != first
+    assert trial("trials={main: {rank: 4}}") != first
+
+
+def test_a_dataset_that_is_wrong_stops_before_anything_is_recorded(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "a.txt").write_text("kanachan")
+    config = study_config(tmp_path, f"dataset={{root: {pictures}}}", "dataset.drawn=null")
+    with pytest.raises(DatasetError):
+        prepare(config)
+    assert not config.layout().ledger.exists()
+
+
+def test_a_study_that_is_running_is_not_started_twice(tmp_path: Path) -> None:
+    config = study_config(tmp_path)
+    volume, base = f"volume={tmp_path}/runs", f"base={tmp_path}/base"
+    with sole_driver(config.layout().lock), pytest.raises(BusyError, match="is running this study"):
+        run_study(QUICK, [volume, base], Console(file=io.StringIO()))
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from rich.console import Console
+from orchestrator.crew import InlineCrew
+from orchestrator.run import drive, prepare
+from tests.orchestrator.scripted import ScriptedWorkers
+from tests.orchestrator.test_run import study_config
+
+class Slow(InlineCrew):
+    def wait(self, timeout_s):
+        reports = super().wait(timeout_s)
+        time.sleep(0.2)
+        return reports
+
+def hire(study):
+    return Slow(ScriptedWorkers(study.layout.root, epochs=3), turn_s=0)
+
+sys.exit(drive(prepare(study_config(Path(sys.argv[1]))), Console(), hire=hire))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_stops_soon_is_recorded_and_loses_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-u", "-c", DRIVER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        for line in driver.stdout:
+            if line.startswith("checkpoint saved"):
+                break
+        driver.send_signal(number)
+        rest, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert "The same command continues." in rest
+    config = study_config(tmp_path)
+    layout = config.layout()
+    assert [e.kind for e in read_events(layout.ledger)][-1] == "run_interrupted"
+    code, _ = go(config)
+    assert code == 0
+    calls = ScriptedWorkers(Layout(layout.root.resolve()).root).calls()
+    assert len(calls) == len(set(calls)) == 3 + 6, "nothing was done twice"
