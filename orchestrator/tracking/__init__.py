@@ -1,0 +1,5 @@
+"""What W&B is told of a study."""
+
+from orchestrator.tracking.tracker import Tracker
+
+__all__ = ["Tracker"]

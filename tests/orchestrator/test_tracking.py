@@ -1,0 +1,325 @@
+"""W&B records of a drawn study, read back from the files real W&B wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+from PIL import Image
+
+from evaluators.rates import epoch_rates
+from orchestrator.config import StudyConfig, parse_config, to_data
+from orchestrator.core.layout import Layout
+from orchestrator.core.study import FINDING_KINDS
+from orchestrator.ledger import Event, read_events
+from orchestrator.state import StudyState, replay
+from orchestrator.tracking import Tracker
+from orchestrator.tracking.writer import run_id
+from tests.orchestrator import wandb_log
+from tests.orchestrator.drawn_study import DrawnStudy, draw_study
+
+ROOT = Path(__file__).parents[2]
+KEY = "0123456789" * 4
+
+
+@dataclass
+class Warned:
+    """Takes what the tracker complains about."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def __call__(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def configured(study: DrawnStudy, **changes: Any) -> StudyConfig:
+    """The study's configuration with other W&B settings."""
+    data = to_data(study.config)
+    return parse_config(data | {"wandb": data["wandb"] | changes})
+
+
+def track(
+    config: StudyConfig, layout: Layout, before: Sequence[Event], events: Sequence[Event], warn: Warned | None = None
+) -> Warned:
+    """One run of the driver: `before` is on the ledger already, `events` happen now."""
+    warned = warn or Warned()
+    state = replay(before)
+    tracker = Tracker.open(config, layout, warn=warned)
+    for event in events:
+        state.apply(event)
+        tracker.record(event, state)
+    tracker.finish(state)
+    wandb.teardown()
+    return warned
+
+
+def rows_with(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    return [row for row in rows if key in row]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> DrawnStudy:
+    """A finished study, tracked offline from beginning to end."""
+    drawn = draw_study(tmp_path_factory.mktemp("tracked"), epochs=6, seeds=4, confirm=4)
+    warned = track(drawn.config, drawn.layout, [], list(read_events(drawn.layout.ledger)))
+    assert warned.lines == []
+    return drawn
+
+
+@pytest.fixture(scope="module")
+def segment(study: DrawnStudy) -> Path:
+    (only,) = wandb_log.segments(study.layout.root)
+    return only
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> DrawnStudy:
+    return draw_study(tmp_path, epochs=3, seeds=2, confirm=2)
+
+
+def test_the_run_is_offline_in_the_study_folder_under_the_studys_name(study: DrawnStudy, segment: Path) -> None:
+    run = wandb_log.run_record(segment)
+    assert segment.parent.name.startswith("offline-run-")
+    assert (run.run_id, run.project, run.display_name) == (run_id(study.config), "anima-studies", "drawn")
+    recorded = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert recorded["grid"]["seeds"] == [1, 2, 3, 4]
+
+
+def test_the_rate_curve_is_in_the_record(study: DrawnStudy, segment: Path) -> None:
+    verdicts = {key: v for (key, _, _), v in study.state.verdicts.items()}
+    curve = epoch_rates(study.state.cells.values(), verdicts)
+    rows = rows_with(wandb_log.history(segment), "eval/rate")
+    assert [row["epoch"] for row in rows] == [r.epoch for r in curve] == [1, 2, 3, 4, 5, 6]
+    for row, rate in zip(rows, curve, strict=True):
+        told = [row[f"eval/{name}"] for name in ("rate", "low", "high", "passes", "scored", "unscored")]
+        assert told == pytest.approx([rate.rate, rate.low, rate.high, rate.passes, rate.scored, 0])
+        mine = [c.key for c in study.state.cells.values() if c.epoch == rate.epoch and c.purpose == "select"]
+        kinds = [f.kind for key in mine for f in verdicts[key].findings]
+        assert [row[f"eval/findings_{k}"] for k in FINDING_KINDS] == [kinds.count(k) for k in FINDING_KINDS]
+
+
+def test_the_loss_of_every_step_is_in_the_record(study: DrawnStudy, segment: Path) -> None:
+    facts = [json.loads(line) for line in study.layout.metrics(study.trial).read_text().splitlines()]
+    rows = rows_with(wandb_log.history(segment), "train/loss")
+    told = [(row["train/step"], row["train/epoch"], row["train/loss"], row["train/learning_rate"]) for row in rows]
+    assert told == [(f["step"], f["epoch"], pytest.approx(f["loss"]), f["learning_rate"]) for f in facts]
+    assert len(told) == 30
+    epochs = rows_with(wandb_log.history(segment), "epochs/loss")
+    losses = [study.state.checkpoints[study.trial, e].loss for e in range(1, 7)]
+    assert [row["epochs/loss"] for row in epochs] == pytest.approx(losses)
+
+
+def test_curves_have_axes_of_their_own_and_history_only_goes_forward(segment: Path) -> None:
+    axes = wandb_log.metrics(segment)
+    assert axes["eval/*"] == axes["epochs/*"] == "epoch"
+    assert axes["train/*"] == "train/step"
+    steps = [row["_step"] for row in wandb_log.history(segment)]
+    assert steps == sorted(set(steps))
+
+
+def test_the_best_and_worst_pictures_are_in_a_table_with_their_findings(study: DrawnStudy, segment: Path) -> None:
+    choice = study.state.choice
+    assert choice is not None
+    rows, files = wandb_log.table(segment, "best_and_worst_cells")
+    verdicts = {key: v for (key, _, _), v in study.state.verdicts.items()}
+    by_place = {(c.epoch, c.seed): c for c in study.state.cells.values()}
+    assert {r["group"] for r in rows} == {"best", "worst"}
+    for row in rows:
+        cell = by_place[row["epoch"], row["seed"]]
+        verdict = verdicts[cell.key]
+        assert row["verdict"] == verdict.outcome == ("pass" if row["group"] == "best" else "fail")
+        assert row["findings"] == "; ".join(f.sentence() for f in verdict.findings)
+        assert row["seen"] == " | ".join(verdict.seen)
+        with (
+            Image.open(files[row["image"]["path"]]) as shown,
+            Image.open(study.layout.resolve(study.state.samples[cell.key].image)) as drawn,
+        ):
+            assert shown.convert("RGB").tobytes() == drawn.convert("RGB").tobytes()
+    worst = [by_place[r["epoch"], r["seed"]].key for r in rows if r["group"] == "worst"]
+    findings = [len(verdicts[key].findings) for key in worst]
+    assert findings == sorted(findings, reverse=True)
+    assert rows[0]["epoch"] == choice.epoch
+    assert all(path.is_relative_to(study.layout.root) for path in files.values())
+
+
+def test_the_choice_is_the_summary_and_the_curve_a_table(study: DrawnStudy, segment: Path) -> None:
+    choice, told = study.state.choice, wandb_log.summary(segment)
+    assert choice is not None
+    facts = {
+        name: told[f"choice/{name}"] for name in ("epoch", "weight", "first_try_rate", "low", "high", "n", "reason")
+    }
+    low, high = choice.interval
+    assert facts == {
+        "epoch": choice.epoch,
+        "weight": choice.weight,
+        "first_try_rate": pytest.approx(choice.first_try_rate),
+        "low": pytest.approx(low),
+        "high": pytest.approx(high),
+        "n": 4,
+        "reason": choice.reason,
+    }
+    assert [(r["epoch"], r["scored"]) for r in wandb_log.table(segment, "rates")[0]] == [(e, 4) for e in range(1, 7)]
+
+
+def driver(config: StudyConfig, layout: Layout, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A process that opens a tracker on the study's ledger, and finishes it."""
+    program = (
+        "import json, pathlib, sys; from orchestrator.config import parse_config;"
+        "from orchestrator.tracking import Tracker;"
+        "from orchestrator.core.layout import Layout; from orchestrator.ledger import read_events;"
+        "from orchestrator.state import replay; from orchestrator.tracking import writer; writer.INIT_S = 1.0;"
+        "layout = Layout(pathlib.Path(sys.argv[1])); state = replay(read_events(layout.ledger));"
+        "tracker = Tracker.open(parse_config(json.loads(sys.argv[2])), layout); tracker.step('other', 1, 1, 0.5, 1e-3);"
+        "tracker.finish(state); print('wandb' in sys.modules)"
+    )
+    home.mkdir()
+    command = [sys.executable, "-c", program, str(layout.root), json.dumps(to_data(config))]
+    clean = {"HOME": str(home), "TMPDIR": str(home), "PATH": os.environ["PATH"], "WANDB_API_KEY": KEY, "NO_PROXY": "*"}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, env=clean | environment, cwd=ROOT, timeout=120
+    )
+
+
+def files_with(folder: Path, secret: str) -> list[Path]:
+    return [p for p in folder.rglob("*") if p.is_file() and secret.encode() in p.read_bytes()]
+
+
+def test_nothing_reaches_the_terminal_or_leaves_the_study_folder(fresh: DrawnStudy, tmp_path: Path) -> None:
+    done = driver(fresh.config, fresh.layout, tmp_path / "home")
+    assert (done.stdout, done.stderr) == ("True\n", "")
+    assert [p for p in (tmp_path / "home").rglob("*") if p.is_file()] == []
+    (segment,) = wandb_log.segments(fresh.layout.root)
+    assert len(rows_with(wandb_log.history(segment), "eval/rate")) == 3
+    assert files_with(tmp_path, KEY) == []
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux's list of sockets")
+def test_no_socket_of_wandb_reaches_beyond_this_machine(fresh: DrawnStudy) -> None:
+    tracker = Tracker.open(fresh.config, fresh.layout, warn=Warned())
+    tracker.finish(fresh.state)
+    ours = [p for p in _descendants(os.getpid()) if "wandb" in Path(f"/proc/{p}/cmdline").read_text()]
+    assert ours
+    outside = _sockets_beyond_loopback()
+    for process in [os.getpid(), *ours]:
+        held = {str(fd.readlink()) for fd in Path(f"/proc/{process}/fd").iterdir() if fd.is_symlink()}
+        assert not held & outside
+    wandb.teardown()
+
+
+def _sockets_beyond_loopback() -> set[str]:
+    """TCP and UDP sockets with an end that is not on this machine, as /proc names them."""
+    loopback = {"0100007F", "00000000000000000000000001000000"}
+    found = set()
+    for kind in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]:
+            local, remote, inode = (line.split()[i] for i in (1, 2, 9))
+            ends = {local.partition(":")[0]} | ({remote.partition(":")[0]} if not remote.endswith(":0000") else set())
+            if ends - loopback:
+                found.add(f"socket:[{inode}]")
+    return found
+
+
+def _descendants(process: int) -> list[int]:
+    children = {int(p.name): int(p.joinpath("stat").read_text().rpartition(")")[2].split()[1]) for p in _processes()}
+    found = [process]
+    for parent in found:
+        found += [child for child, of in children.items() if of == parent]
+    return found[1:]
+
+
+def _processes() -> list[Path]:
+    return [p for p in Path("/proc").iterdir() if p.name.isdigit() and p.joinpath("stat").exists()]
+
+
+def test_a_resumed_study_continues_the_run_without_telling_anything_twice(fresh: DrawnStudy) -> None:
+    events = list(read_events(fresh.layout.ledger))
+    second_epoch = [i for i, e in enumerate(events) if e.kind == "checkpoint_saved"][1]
+    for before, now in ((0, second_epoch + 2), (second_epoch + 2, len(events)), (len(events), len(events))):
+        assert track(fresh.config, fresh.layout, events[:before], events[before:now]).lines == []
+    segments = wandb_log.segments(fresh.layout.root)
+    assert [wandb_log.run_record(s).run_id for s in segments] == [run_id(fresh.config)] * 3
+    histories = [wandb_log.history(s) for s in segments]
+    for rows in histories:
+        assert [row["_step"] for row in rows] == sorted({row["_step"] for row in rows})
+    told = [row for rows in histories for row in rows]
+    assert [row["epoch"] for row in rows_with(told, "eval/rate")] == [1, 2, 3]
+    assert [row["epoch"] for row in rows_with(told, "epochs/loss")] == [1, 2, 3]
+    assert [row["train/step"] for row in rows_with(told, "train/loss")] == list(range(1, 16))
+    assert len(rows_with(told, "rates.path")) == 1
+    assert histories[2] == []
+
+
+def test_steps_told_live_are_not_told_again_and_unsaved_ones_are_after_a_crash(fresh: DrawnStudy) -> None:
+    events = list(read_events(fresh.layout.ledger))
+    first_epoch = next(i for i, e in enumerate(events) if e.kind == "checkpoint_saved")
+    state, tracker = StudyState(), Tracker.open(fresh.config, fresh.layout, warn=Warned())
+    for step in range(1, 8):
+        tracker.step(fresh.trial, (step + 4) // 5, step, 1 / step, 1e-3)
+    for event in events[: first_epoch + 1]:
+        state.apply(event)
+        tracker.record(event, state)
+    tracker.finish(state)
+    track(fresh.config, fresh.layout, events[: first_epoch + 1], events[first_epoch + 1 :])
+    first, second = (rows_with(wandb_log.history(s), "train/loss") for s in wandb_log.segments(fresh.layout.root))
+    assert [(r["train/step"], r["train/loss"]) for r in first] == [(s, pytest.approx(1 / s)) for s in range(1, 8)]
+    assert [r["train/step"] for r in second] == list(range(6, 16))
+
+
+def test_more_seeds_continue_the_run_and_other_training_begins_another(study: DrawnStudy) -> None:
+    data = to_data(study.config)
+    data["grid"]["seeds"] = [1, 2, 3, 4, 5]
+    assert run_id(parse_config(data)) == run_id(study.config)
+    data["trials"]["main"]["learning_rate"] = 0.5
+    assert run_id(parse_config(data)) != run_id(study.config)
+
+
+def test_an_epoch_is_told_once_all_its_pictures_are_judged(fresh: DrawnStudy) -> None:
+    events = list(read_events(fresh.layout.ledger))
+    last_select = [i for i, e in enumerate(events) if e.kind == "verdict_given"][5]
+    track(fresh.config, fresh.layout, [], events[:last_select])
+    (segment,) = wandb_log.segments(fresh.layout.root)
+    assert [r["epoch"] for r in rows_with(wandb_log.history(segment), "eval/rate")] == [1, 2]
+
+
+def test_several_weights_have_curves_of_their_own(tmp_path: Path) -> None:
+    study = draw_study(tmp_path, epochs=2, seeds=2, confirm=1, weights=(0.8, 1.0))
+    track(study.config, study.layout, [], list(read_events(study.layout.ledger)))
+    (segment,) = wandb_log.segments(study.layout.root)
+    for weight in ("0.8", "1"):
+        rows = rows_with(wandb_log.history(segment), f"eval/rate/weight {weight}")
+        assert [r["epoch"] for r in rows] == [1, 2]
+
+
+def test_disabled_does_nothing_at_all(fresh: DrawnStudy, tmp_path: Path) -> None:
+    done = driver(configured(fresh, mode="disabled"), fresh.layout, tmp_path / "home")
+    assert (done.stdout, done.stderr) == ("False\n", "")
+    assert not (fresh.layout.root / "wandb").exists()
+
+
+def test_wandb_that_cannot_write_costs_one_line_and_nothing_else(fresh: DrawnStudy) -> None:
+    (fresh.layout.root / "wandb").write_text("a file where W&B wants its folder")
+    warned = track(fresh.config, fresh.layout, [], list(read_events(fresh.layout.ledger)))
+    assert len(warned.lines) == 1
+    assert warned.lines[0].startswith("W&B gave up, the study goes on without it | ")
+    assert "\n" not in warned.lines[0]
+
+
+def test_a_server_that_is_not_there_leaves_a_local_run_and_no_key(fresh: DrawnStudy, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        nobody = f"http://127.0.0.1:{server.getsockname()[1]}"
+    done = driver(configured(fresh, mode="online"), fresh.layout, tmp_path / "home", WANDB_BASE_URL=nobody)
+    (warning,) = done.stderr.splitlines()
+    assert warning.startswith("W&B cannot be reached, records stay in ")
+    assert done.stdout == "True\n"
+    (segment,) = [s for s in wandb_log.segments(fresh.layout.root) if s.parent.name.startswith("offline-")]
+    assert [r["epoch"] for r in rows_with(wandb_log.history(segment), "eval/rate")] == [1, 2, 3]
+    assert files_with(tmp_path, KEY) == []
