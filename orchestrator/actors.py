@@ -45,13 +45,12 @@ from orchestrator.crew import (
     Failed,
     Judged,
     Report,
-    Role,
     Slice,
     Trained,
     Trainer,
     Workers,
 )
-from orchestrator.policy import Draw, Judge, Train, Work
+from orchestrator.policy import Draw, Judge, Role, Train, Work
 
 TURN_S = 1.0
 """How long a trainer works before it reports; what a dead driver leaves running at most, beside a step."""

@@ -11,13 +11,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from orchestrator.core.errors import StudyError
 from orchestrator.core.study import Cell, Checkpoint, Sample, Verdict
-from orchestrator.policy import Draw, Judge, Train, Work
-
-Role = Literal["train", "draw", "judge"]
+from orchestrator.policy import Draw, Judge, Role, Train, Work
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ from orchestrator.core.errors import StudyError
 from orchestrator.core.study import Cell, Checkpoint, Choice, EpochRate, Verdict
 from orchestrator.state import StudyState
 
+Role = Literal["train", "draw", "judge"]
+
 JUDGE_BATCH = 32
 """Pictures per request to a judge: small enough that verdicts keep coming, large enough that messages cost nothing."""
 
@@ -103,13 +105,11 @@ class Standing:
     in_flight: frozenset[Work] = frozenset()
     held: frozenset[str] = frozenset()
     """Names of work that failed: it rests before its next attempt, or was given up."""
-    slots: Mapping[Literal["train", "draw", "judge"], int] = field(
-        default_factory=lambda: {"train": 1, "draw": 1, "judge": 1}
-    )
+    slots: Mapping[Role, int] = field(default_factory=lambda: {"train": 1, "draw": 1, "judge": 1})
 
     def free(self, kind: type[Train] | type[Draw] | type[Judge]) -> int:
         """How many more pieces of this kind of work may start now."""
-        name: Literal["train", "draw", "judge"] = "train" if kind is Train else "draw" if kind is Draw else "judge"
+        name: Role = "train" if kind is Train else "draw" if kind is Draw else "judge"
         return self.slots[name] - sum(isinstance(work, kind) for work in self.in_flight)
 
     def busy_keys(self, kind: type[Draw] | type[Judge]) -> set[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from evaluators.grid import select_cells
@@ -173,7 +173,7 @@ def test_nothing_is_written_to_the_home_folder() -> None:
 DRIVER = """
 import json, sys
 from pathlib import Path
-import psutil
+import psutil  # type: ignore[import-untyped]
 from evaluators.grid import select_cells
 from infra.config import ClusterConfig
 from orchestrator.actors import RayCrew

@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -164,7 +165,7 @@ def test_killed_at_any_fact_the_study_ends_the_same_and_does_nothing_twice(
     root = tmp_path / "study"
     for kills in range(100):
         try:
-            state = run(root, ledger=lambda path, at=kills: DyingLedger(path, at, before=before))
+            state = run(root, ledger=partial(DyingLedger, at=kills, before=before))
             break
         except Killed:
             continue
@@ -268,7 +269,7 @@ def test_a_damaged_picture_is_drawn_again(root: Path, undisturbed: StudyState, d
 class Flaky(InlineCrew):
     """Raises `error` for the first `times` pieces of work of a kind, then works."""
 
-    def __init__(self, root: Path, kind: type[Work], error: StudyError | str, times: int) -> None:  # type: ignore[valid-type]
+    def __init__(self, root: Path, kind: type[Work], error: StudyError | str, times: int) -> None:
         super().__init__(ScriptedWorkers(root), turn_s=0)
         self.kind, self.error, self.times, self.failed = kind, error, times, 0
 

@@ -14,6 +14,7 @@ from orchestrator.policy import (
     Draw,
     Finish,
     Judge,
+    Role,
     Standing,
     Target,
     Train,
@@ -102,7 +103,7 @@ def test_what_is_being_drawn_is_not_drawn_twice() -> None:
 
 def test_batches_share_adapter_weight_and_prompt() -> None:
     wanted, state = target(seeds=[1, 2, 3], weights=[0.8, 1.0]), saved(StudyState(), 1)
-    slots = {"train": 1, "draw": 9, "judge": 1}
+    slots: dict[Role, int] = {"train": 1, "draw": 9, "judge": 1}
     works = decide(wanted, state, Standing(frozenset({Train(TRIAL)}), slots=slots))
     seen = [[(c.weight, c.seed) for c in work.cells] for work in works if isinstance(work, Draw)]
     assert seen == [[(0.8, 1), (0.8, 2)], [(0.8, 3)], [(1.0, 1), (1.0, 2)], [(1.0, 3)]]

@@ -30,7 +30,12 @@ def a_base(root: Path) -> Path:
 
 def test_everything_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
     faults = [str(f) for f in missing(config(TRIO, tmp_path, f"dataset.root={tmp_path}/none", "wandb.mode=online"))]
-    words = ("hf download circlestone-labs/Anima-Base-v1.0-Diffusers", "294 pictures", "NVIDIA GPU", "wandb login")
+    words: tuple[str, ...] = (
+        "hf download circlestone-labs/Anima-Base-v1.0-Diffusers",
+        "294 pictures",
+        "NVIDIA GPU",
+        "wandb login",
+    )
     if Path("/proc/driver/nvidia/version").exists():
         words = tuple(w for w in words if w != "NVIDIA GPU")
     assert len(faults) == len(words)
