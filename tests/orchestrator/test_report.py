@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 import subprocess
 import sys
@@ -293,7 +294,7 @@ def test_the_same_state_gives_the_same_page_and_the_clock_has_no_say(study: Draw
         "assert not {'torch', 'ray', 'wandb'} & set(sys.modules)"
     )
     command = [sys.executable, "-c", program, str(study.layout.root)]
-    elsewhere = {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
+    elsewhere = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
     again = subprocess.run(command, capture_output=True, check=True, env=elsewhere, cwd=ROOT)
     assert again.stdout.decode() == html
 

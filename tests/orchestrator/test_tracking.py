@@ -183,9 +183,10 @@ def driver(config: StudyConfig, layout: Layout, home: Path, **environment: str) 
     )
     home.mkdir()
     command = [sys.executable, "-c", program, str(layout.root), json.dumps(to_data(config))]
-    clean = {"HOME": str(home), "TMPDIR": str(home), "PATH": os.environ["PATH"], "WANDB_API_KEY": KEY, "NO_PROXY": "*"}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "XDG_"))}
+    own = {"HOME": str(home), "TMPDIR": str(home), "WANDB_API_KEY": KEY}
     return subprocess.run(
-        command, capture_output=True, text=True, check=True, env=clean | environment, cwd=ROOT, timeout=120
+        command, capture_output=True, text=True, check=True, env=kept | own | environment, cwd=ROOT, timeout=120
     )
 
 
