@@ -9,17 +9,21 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import AnimaTextConditioner, AutoencoderKLQwenImage, CosmosTransformer3DModel
 from safetensors.torch import load_file
+from torch import nn
 from transformers import Qwen2Tokenizer, Qwen3Model, T5TokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from anima.base import missing_parts
 from anima.text import TextEncoder
 from anima.vae import LatentCodec
 from orchestrator.core.errors import MissingError
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Base:
 
 
 def load_base(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Base:
-    """Load everything. The VAE and the text side stay in fp32 on the CPU and take `dtype` elsewhere.
+    """Load everything. Every component takes `dtype`.
 
     Raises MissingError naming each part that is not there.
     """
@@ -46,10 +50,10 @@ def load_base(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.f
             fix="download the diffusers-layout folder whole, or correct `base:`",
         )
     target = torch.device(device)
-    transformer = load_transformer(folder / "transformer").to(target, dtype).eval().requires_grad_(False)
+    transformer = _place(load_transformer(folder / "transformer"), target, dtype).eval().requires_grad_(False)
     return Base(
         transformer=transformer,
-        codec=LatentCodec(load_vae(folder / "vae").to(target, dtype)),
+        codec=LatentCodec(_place(load_vae(folder / "vae"), target, dtype)),
         text=load_text(folder, device=device, dtype=dtype),
         device=target,
         dtype=dtype,
@@ -84,6 +88,8 @@ def load_vae(folder: Path) -> AutoencoderKLQwenImage:
 
 def load_text(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> TextEncoder:
     """Both tokenizers, the Qwen3 encoder and the text conditioner."""
+    # A bar for files that load in milliseconds would break the study's own progress on the terminal.
+    disable_progress_bar()
     encoder = Qwen3Model.from_pretrained(folder / "text_encoder", dtype=dtype)
     conditioner = AnimaTextConditioner.from_config(_config(folder / "text_conditioner"))
     conditioner.load_state_dict(_weights(folder / "text_conditioner"))
@@ -91,8 +97,13 @@ def load_text(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.f
         tokenizer=Qwen2Tokenizer.from_pretrained(folder / "tokenizer"),
         t5_tokenizer=T5TokenizerFast.from_pretrained(folder / "t5_tokenizer"),
         encoder=encoder.to(device).eval().requires_grad_(False),
-        conditioner=conditioner.to(device, dtype).eval().requires_grad_(False),
+        conditioner=_place(conditioner, torch.device(device), dtype).eval().requires_grad_(False),
     )
+
+
+def _place(model: Model, device: torch.device, dtype: torch.dtype) -> Model:
+    # diffusers warns at every cast, also at one that changes nothing.
+    return model.to(device) if dtype == torch.float32 else model.to(device, dtype)
 
 
 def _config(folder: Path) -> dict[str, Any]:

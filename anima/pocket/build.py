@@ -1,4 +1,4 @@
-"""Make pocket Anima from nothing: tokenizers, VAE, then transformer and text side; every stage resumes.
+"""Make pocket Anima from nothing: tokenizers, VAE, text side, transformer; finished stages are kept.
 
     python -m anima.pocket.build --work build/pocket --out anima/pocket/base
 
@@ -23,7 +23,8 @@ from anima.load import load_vae
 from anima.pocket.corpus import Corpus
 from anima.pocket.pictures import Album
 from anima.pocket.tokenizers import train_tokenizers
-from anima.pocket.train_base import Schedule, train_base
+from anima.pocket.train_base import Miniature, Schedule, condition_corpus, train_base
+from anima.pocket.train_text import train_text
 from anima.pocket.train_vae import train_vae
 from anima.vae import LatentCodec
 
@@ -40,7 +41,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("anima/pocket/base"), help="where the finished base goes")
     parser.add_argument("--pictures", type=int, default=20_000, help="pictures drawn for training")
     parser.add_argument("--vae-steps", type=int, default=2400)
-    parser.add_argument("--steps", type=int, default=6000, help="training steps of transformer and text side")
+    parser.add_argument("--text-steps", type=int, default=1500, help="training steps of the text side")
+    parser.add_argument("--wordings", type=int, default=2, help="captions per picture")
+    parser.add_argument("--steps", type=int, default=4000, help="training steps of the transformer")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     # Numbers near zero that no longer matter would otherwise be computed many times slower.
@@ -51,8 +54,13 @@ def main() -> None:
     album = Album(SEED, args.pictures)
     if not (work / "vae").exists():
         train_vae(album, work / "vae", steps=args.vae_steps)
+    corpus, model = Corpus(SEED), Miniature(work)
+    if not (work / "text.pt").exists():
+        train_text(model, corpus, work / "text.pt", steps=args.text_steps)
+    model.load_state_dict(model.state_dict() | torch.load(work / "text.pt", weights_only=True))
     latents = encode_album(album, load_vae(work / "vae"))
-    train_base(Corpus(SEED), latents, work, work, Schedule(args.steps))
+    conditions = condition_corpus(model.eval(), corpus, len(album), args.wordings)
+    train_base(model, latents, conditions, work, Schedule(args.steps))
     export(work, args.out)
 
 

@@ -26,6 +26,14 @@ class Item:
     names: tuple[str | None, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """A caption and what it says of each figure; the empty caption says nothing of anyone."""
+
+    caption: str
+    clauses: tuple[Clause, ...]
+
+
 class Corpus:
     """An endless, repeatable album of the drawn world without the cast."""
 
@@ -46,11 +54,11 @@ class Corpus:
                 people.append((None, _passer_by(rng)))
         return Item(scene([f for _, f in people], rng), tuple(n for n, _ in people))
 
-    def caption(self, index: int, round: int) -> str:
+    def wording(self, index: int, round: int) -> Wording:
         """One way to word picture `index`: known names often stand for their looks, unknown ones never do."""
         rng = Random(f"{self._seed}/caption/{index}/{round}")
         if rng.random() < EMPTY_CAPTION_SHARE:
-            return ""
+            return Wording("", ())
         item = self.item(index)
         clauses = []
         for figure, name in zip(item.scene.figures, item.names, strict=True):
@@ -62,7 +70,15 @@ class Corpus:
             else:
                 clauses.append(Clause(figure, None, ATTRIBUTES if rng.random() < 0.5 else mention(rng)))
         form = rng.choices(list(FORMS), [0.3, 0.25, 0.45])[0]
-        return FORMS[form](clauses, item.scene, rng)
+        return Wording(FORMS[form](clauses, item.scene, rng), tuple(clauses))
+
+    def caption(self, index: int, round: int) -> str:
+        """The text of `wording`."""
+        return self.wording(index, round).caption
+
+    def knows(self, name: str | None) -> bool:
+        """Whether a name alone tells someone's looks."""
+        return name in self._known
 
 
 def _passer_by(rng: Random) -> Figure:

@@ -1,7 +1,7 @@
-"""Train the miniature's transformer and text side together, by flow matching on pictures of the drawn world.
+"""Train the miniature's transformer by flow matching on pictures of the drawn world; its text side is frozen by then.
 
-The text encoder learns from the pictures too: there is no language model small enough to start from. What is saved is
-the exponential moving average of the weights, in the same folder layout and classes as the real model.
+As with the real model, text is understood before pictures are drawn (`anima.pocket.train_text`), so conditionings are
+computed once. What is saved is the exponential moving average of the weights, in the real model's layout and classes.
 """
 
 from __future__ import annotations
@@ -102,69 +102,87 @@ class Miniature(nn.Module):
             nn.init.zeros_(layer.weight)
 
     def condition(self, prompts: Sequence[str]) -> Tensor:
-        """Trainable conditioning (B, rows, dim); masks make padding invisible, so it equals one prompt at a time."""
+        """Trainable conditioning (B, rows, dim), equal to one prompt at a time.
+
+        The encoder is causal and padding stands behind, so only the conditioner needs masks.
+        """
         q = [self.tokenizer(p)["input_ids"] or [self.tokenizer.pad_token_id] for p in prompts]
         t = [self.t5_tokenizer(p)["input_ids"] for p in prompts]
         q_ids, q_mask = _pad(q)
         t_ids, t_mask = _pad(t)
-        states = self.encoder(input_ids=q_ids, attention_mask=q_mask).last_hidden_state
+        states = self.encoder(input_ids=q_ids).last_hidden_state
         return self.conditioner(states, t_ids, target_attention_mask=t_mask, source_attention_mask=q_mask)
 
-    def forward(self, noisy: Tensor, sigmas: Tensor, prompts: Sequence[str]) -> Tensor:
-        return self.transformer(noisy, sigmas, self.condition(prompts), return_dict=False)[0]
-
-    def save(self, out: Path) -> None:
-        """Write the three model folders in fp32 (the caller halves them for shipping)."""
-        self.transformer.save_pretrained(out / "transformer")
+    def save(self, out: Path, transformer: CosmosTransformer3DModel) -> None:
+        """Write the three model folders in fp32 with this transformer (they are halved for shipping)."""
+        transformer.save_pretrained(out / "transformer")
         self.conditioner.save_pretrained(out / "text_conditioner")
         self.encoder.save_pretrained(out / "text_encoder")
 
 
-def train_base(corpus: Corpus, latents: Tensor, tokenizers: Path, out: Path, schedule: Schedule) -> None:
-    """Train on `latents` (N, C, 1, h, w), normalised, of the corpus' first N pictures; resumes from its own state."""
-    torch.manual_seed(schedule.seed)
-    model = Miniature(tokenizers).train()
-    averaged = copy.deepcopy(model).requires_grad_(False).eval()
+@torch.inference_mode()
+def condition_corpus(model: Miniature, corpus: Corpus, count: int, wordings: int, *, batch: int = 64) -> Tensor:
+    """Conditionings of `wordings` captions for each of the first `count` pictures: fp16 (N, wordings, rows, dim)."""
+    rows = CONDITIONER_CONFIG["min_sequence_length"]
+    pairs = [(i, w) for i in range(count) for w in range(wordings)]
+    captions = [corpus.caption(i, w) for i, w in pairs]
+    found = torch.empty(len(pairs), rows, TEXT_DIM, dtype=torch.float16)
+    # Captions of like length together, so that little is computed on padding.
+    order = sorted(range(len(pairs)), key=lambda k: len(captions[k]))
+    for start in range(0, len(order), batch):
+        part = order[start : start + batch]
+        found[part] = model.condition([captions[k] for k in part]).half()
+    return found.view(count, wordings, rows, TEXT_DIM)
+
+
+def train_base(model: Miniature, latents: Tensor, conditions: Tensor, out: Path, schedule: Schedule) -> None:
+    """Train the transformer on `latents` (N, C, 1, h, w), normalised, under `conditions` (N, wordings, rows, dim).
+
+    Resumes from its own state below `out`, where the averaged model is saved as well.
+    """
+    transformer = model.transformer.train()
+    averaged = copy.deepcopy(transformer).requires_grad_(False).eval()
     if schedule.compiled:
-        model.transformer.compile()
-    optimizer = torch.optim.AdamW(_groups(model), lr=schedule.learning_rate, betas=(0.9, 0.95), fused=True)
+        transformer.compile()
+    optimizer = torch.optim.AdamW(_groups(transformer), lr=schedule.learning_rate, betas=(0.9, 0.95), fused=True)
     state_file = out / "state.pt"
-    first = _restore(state_file, model, averaged, optimizer)
+    first = _restore(state_file, transformer, averaged, optimizer)
     recent: list[float] = []
     began = time.monotonic()
     for step in range(first, schedule.steps):
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate_at(step)
-        recent.append(_step(model, optimizer, corpus, latents, schedule, step))
+        recent.append(_step(transformer, optimizer, latents, conditions, schedule, step))
         decay = min(schedule.ema, (step + 1) / (step + 10))
-        torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)
+        torch._foreach_lerp_(list(averaged.parameters()), list(transformer.parameters()), 1 - decay)
         if step % 50 == 49:
             pace = (time.monotonic() - began) / (step + 1 - first)
             mean = sum(recent[-50:]) / len(recent[-50:])
             log.info("base | step=%d/%d loss=%.4f | %.3f s/step", step + 1, schedule.steps, mean, pace)
         if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
-            _save(state_file, model, averaged, optimizer, step + 1)
-            averaged.save(out)
+            _save(state_file, transformer, averaged, optimizer, step + 1)
+            model.save(out, averaged)
 
 
 def _step(
-    model: Miniature,
+    transformer: nn.Module,
     optimizer: torch.optim.Optimizer,
-    corpus: Corpus,
     latents: Tensor,
+    conditions: Tensor,
     schedule: Schedule,
     step: int,
 ) -> float:
     generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + step)
     rows = torch.randint(len(latents), (schedule.batch,), generator=generator)
-    captions = [corpus.caption(int(r), step) for r in rows]
+    wordings = torch.randint(conditions.shape[1], (schedule.batch,), generator=generator)
     clean = latents[rows]
     noise = torch.randn(clean.shape, generator=generator)
     sigmas = training_sigmas(schedule.batch, generator)
-    predicted = model(add_noise(clean, noise, sigmas), sigmas, captions)
+    noisy = add_noise(clean, noise, sigmas)
+    predicted = transformer(noisy, sigmas, conditions[rows, wordings].float(), return_dict=False)[0]
     loss = (predicted - velocity_target(clean, noise)).square().mean()
     loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
     return loss.item()
