@@ -143,7 +143,10 @@ dialog button { font: inherit; color: inherit; background: var(--tint); border: 
   main { max-width: none; padding: 0; }
   h2, h3 { break-after: avoid; } tr, .shot, .chart { break-inside: avoid; }
   .filter, dialog { display: none; }
-  .scroll { overflow: visible; } .sheet td { min-width: 0; } .sheet tbody th { position: static; }
+  .scroll { overflow: visible; } .sheet { table-layout: fixed; } .sheet td { min-width: 0; width: auto; padding: 3px; }
+  .sheet tbody th { position: static; } .sheet .corner { width: 82px; }
+  .sheet .said { font-size: .62rem; padding-left: 18px; overflow-wrap: anywhere; }
+  .sheet .mark { width: 14px; height: 14px; }
 }
 """
 
