@@ -133,17 +133,11 @@ class RayCrew:
         self._session = Path(tempfile.mkdtemp(prefix=f"{SESSION_PREFIX}{os.getpid()}-"))
         logging.getLogger("ray").setLevel(logging.ERROR)
         on_terminate = signal.getsignal(signal.SIGTERM)
-        for attempt in range(1, self._cluster.attempts + 1):
-            try:
-                self._start()
-                break
-            except Exception as error:  # Ray raises nothing narrower when a starved machine is slow to start it
-                ray.shutdown()
-                if attempt == self._cluster.attempts:
-                    raise StudyError(
-                        f"Ray did not start: {_one_line(error)}",
-                        fix=f"see the logs below {self._session}, or set cluster.provider=inline",
-                    ) from error
+        try:
+            self._start_patiently()
+        except BaseException:
+            self.close()
+            raise
         if self._cluster.device == "cuda":
             gpus = float(ray.cluster_resources().get("GPU", 0))
             self._gpu_share = min(1.0, round(gpus / (1 + self.slots["draw"]), 3))
@@ -153,6 +147,19 @@ class RayCrew:
             artist.warm_up.remote()
             self._idle["draw"].append(artist)
         return self
+
+    def _start_patiently(self) -> None:
+        for attempt in range(1, self._cluster.attempts + 1):
+            try:
+                return self._start()
+            except Exception as error:  # Ray raises nothing narrower when a starved machine is slow to start it
+                ray.shutdown()
+                if attempt == self._cluster.attempts:
+                    raise StudyError(
+                        f"Ray did not start: {_one_line(error)}",
+                        fix="free the machine of other work, or set cluster.provider=inline",
+                    ) from error
+        return None
 
     def _start(self) -> None:
         ray.init(

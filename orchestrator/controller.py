@@ -139,18 +139,18 @@ class Controller:
     def run(self, crew: Crew) -> None:
         """Work until the study has what it wants. Raises Interrupted when stopped, StudyError when it cannot go on."""
         started = self._clock()
-        while not self._decide_and_act(crew):
-            if self.stop_requested:
-                raise Interrupted
-            if not self._in_flight:
-                self._sleep(self._failures.shortest_rest(self._clock(), at_most=WAIT_S))
-            for report in crew.wait(WAIT_S):
-                self._take_in_report(report)
+        try:
+            while not self._decide_and_act(crew):
+                if self.stop_requested:
+                    raise Interrupted
+                if not self._in_flight:
+                    self._sleep(self._failures.shortest_rest(self._clock(), at_most=WAIT_S))
+                for report in crew.wait(WAIT_S):
+                    self._take_in_report(report)
+        except (Interrupted, KeyboardInterrupt):
+            self._record("run_interrupted", reason="asked to stop")
+            raise
         self._record("study_finished", seconds=round(self._clock() - started, 3))
-
-    def interrupted(self) -> None:
-        """Record that the run was stopped; what was in flight is found missing by the next run."""
-        self._record("run_interrupted", reason="asked to stop")
 
     def _decide_and_act(self, crew: Crew) -> bool:
         """One round of decisions; True when the study is finished."""

@@ -75,6 +75,7 @@ def prepare(config: StudyConfig) -> Study:
 
         ensure_drawn_dataset(root, config.dataset.drawn)
     dataset = read_dataset(root, config.dataset, config.triggers)
+    _try_judge(config)
     layout = Layout(config.layout().root.resolve())
     base = resolve_base(config.base).resolve()
     base_hash = base_sha256(base)
@@ -96,6 +97,14 @@ def prepare(config: StudyConfig) -> Study:
         batch=config.grid.batch,
     )
     return Study(config, layout, base, base_hash, dataset.sha256, target, workers)
+
+
+def _try_judge(config: StudyConfig) -> None:
+    """Looks no judge can tell apart are better refused now than after the training."""
+    if config.judge.name == "pixel":
+        from evaluators.judges.pixel import PixelJudge
+
+        PixelJudge(config.cast)
 
 
 def drive(study: Study, console: Console, *, hire: Callable[[Study], Crew] | None = None) -> int:
@@ -134,7 +143,6 @@ def drive(study: Study, console: Console, *, hire: Callable[[Study], Crew] | Non
             with closing((hire or hire_crew)(study)) as crew, screen, stops(controller):
                 controller.run(crew)
         except (Interrupted, KeyboardInterrupt):
-            controller.interrupted()
             console.print("Stopped. The same command continues.", highlight=False)
             return INTERRUPTED
         publish_results(study, state)

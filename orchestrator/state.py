@@ -81,7 +81,8 @@ class StudyState:
         self.quarantined.append(dict(data))
         if "epoch" in data:
             self.checkpoints.pop((data["trial"], data["epoch"]), None)
-            self.trials[data["trial"]].finished = False
+            if trial := self.trials.get(data["trial"]):
+                trial.finished = False
         if "cell_key" in data:
             self.samples.pop(data["cell_key"], None)
             for key in [k for k in self.verdicts if k[0] == data["cell_key"]]:

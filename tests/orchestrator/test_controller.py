@@ -365,7 +365,6 @@ def test_a_request_to_stop_is_heeded_between_two_reports(root: Path, undisturbed
         )
         with pytest.raises(Interrupted):
             controllers[0].run(Stopping(ScriptedWorkers(root), turn_s=0))
-        controllers[0].interrupted()
     assert [e.kind for e in read_events(layout.ledger)][-1] == "run_interrupted"
     assert run(root).choice == undisturbed.choice
     assert set(calls(root).values()) == {1}
