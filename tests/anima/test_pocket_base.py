@@ -58,7 +58,7 @@ def test_folding_the_padding_mask_away_changes_nothing(tmp_path: Path, monkeypat
     class Resize:
         """What the masked model would take from torchvision; the mask of a whole picture is zero at any size."""
 
-        class functional:  # noqa: N801
+        class functional:
             @staticmethod
             def resize(mask: torch.Tensor, size: list[int], interpolation: object) -> torch.Tensor:  # noqa: ARG004
                 return torch.zeros(*mask.shape[:-2], *size)

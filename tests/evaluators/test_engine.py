@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import torch
@@ -49,9 +48,7 @@ def engine(study: tuple[Layout, dict[int, str]]) -> Engine:
 def cells(study: tuple[Layout, dict[int, str]], epoch: int, seeds: Sequence[int], weight: float = 1.0) -> list[Cell]:
     layout, hashes = study
     adapter = layout.relative(layout.adapter("main", epoch))
-    return [
-        Cell("main", epoch, adapter, hashes[epoch], weight, PROMPT, seed, DRAWING, BASE_SHA256) for seed in seeds
-    ]
+    return [Cell("main", epoch, adapter, hashes[epoch], weight, PROMPT, seed, DRAWING, BASE_SHA256) for seed in seeds]
 
 
 def test_alone_or_in_company_before_or_after_others_it_is_the_same_file(
@@ -98,7 +95,7 @@ def test_a_damaged_adapter_is_never_drawn(engine: Engine, study: tuple[Layout, d
     engine.draw(cells(study, 1, [1]))
     try:
         path.write_bytes(whole[:-8] + bytes(8))
-        with pytest.raises(AdapterError, match="adapter.safetensors"):
+        with pytest.raises(AdapterError, match=r"adapter\.safetensors"):
             engine.draw(cells(study, 2, [31]))
         assert not layout.image("main", 2, cells(study, 2, [31])[0].key).exists()
     finally:

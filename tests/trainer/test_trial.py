@@ -85,7 +85,7 @@ def test_it_streams_steps_and_publishes_every_epoch(undisturbed: tuple[Layout, l
 
 
 def test_adapters_change_from_epoch_to_epoch_and_say_how_they_came_to_be(
-    undisturbed: tuple[Layout, list[TrialFact]], dataset_root: Path
+    undisturbed: tuple[Layout, list[TrialFact]],
 ) -> None:
     layout, facts = undisturbed
     first, *_, last = saved(iter(facts))
