@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
 
-from evaluators.rates import epoch_rates
 from orchestrator.config import StudyConfig, load_config, parse_config
 from orchestrator.core.errors import ConfigError, MissingError
 from orchestrator.core.layout import Layout
 from orchestrator.ledger import read_events
+from orchestrator.policy import Target, TrialTarget, rates
 from orchestrator.state import StudyState, replay
-from orchestrator.watch import choice_lines, curve_text
+from orchestrator.watch import Tally, choice_lines, curve_text
 
 
 def find_layout(name: str) -> Layout:
@@ -31,23 +30,27 @@ def find_layout(name: str) -> Layout:
 
 def show_status(name: str, console: Console) -> int:
     """Print how far a study is."""
+    from orchestrator.report.evidence import recorded_target
+
     layout = find_layout(name)
-    state = replay(read_events(layout.ledger))
-    for line in status_lines(state, layout):
+    events = list(read_events(layout.ledger))
+    state = replay(events)
+    target = recorded_target(events, recorded_config(state, layout))
+    for line in status_lines(state, target, layout):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def status_lines(state: StudyState, layout: Layout) -> list[str]:
-    """Progress in words and figures."""
-    ago = max(0.0, time.time() - state.last_event_at)
+def status_lines(state: StudyState, target: Target, layout: Layout) -> list[str]:
+    """Progress in words and figures, of what the study wants now."""
+    ago, tally = max(0.0, time.time() - state.last_event_at), Tally(target)
     lines = [
         f"study    {state.study or layout.root.name} ({_standing(state)}; last fact {_duration(ago)} ago)",
-        *(_trial_line(state, trial) for trial in state.trials),
-        f"grid     {len(state.samples)} drawn, {_judged(state)} judged, {len(state.quarantined)} files set apart",
+        *(_trial_line(state, trial) for trial in target.trials),
+        f"grid     {tally.drawn(state)} of {tally.total} pictures drawn, {tally.judged(state)} judged,"
+        f" {len(state.quarantined)} files set apart",
     ]
-    latest = {verdict.cell_key: verdict for verdict in state.verdicts.values()}
-    if curve := epoch_rates(state.cells.values(), latest):
+    if curve := rates(target, state):
         lines.append(str(curve_text(curve)))
     if state.choice is not None:
         lines += choice_lines(state.choice, layout)
@@ -78,18 +81,12 @@ def _standing(state: StudyState) -> str:
     return f"failed: {', '.join(failed)}" if failed else "not finished"
 
 
-def _trial_line(state: StudyState, trial: str) -> str:
-    known = state.trials[trial]
-    saved = sorted(epoch for name, epoch in state.checkpoints if name == trial)
+def _trial_line(state: StudyState, wanted: TrialTarget) -> str:
+    trial = wanted.trial
+    saved = [epoch for epoch in wanted.saved if (trial, epoch) in state.checkpoints]
     newest = f"newest epoch {saved[-1]}" if saved else "no epoch yet"
-    error = f", failed: {known.error}" if known.error else ""
-    return f"trial    {trial}: {len(saved)} epochs saved, {newest} of {known.epochs}{error}"
-
-
-def _judged(state: StudyState) -> str:
-    outcomes = Counter({v.cell_key: v.outcome for v in state.verdicts.values()}.values())
-    unscored = f" ({outcomes['unscored']} unscored)" if outcomes["unscored"] else ""
-    return f"{outcomes.total()}{unscored}"
+    failed = f", failed: {state.trials[trial].error}" if trial in state.trials and state.trials[trial].error else ""
+    return f"trial    {trial}: {len(saved)} of {len(wanted.saved)} epochs saved, {newest} of {wanted.epochs}{failed}"
 
 
 def _duration(seconds: float) -> str:

@@ -17,7 +17,7 @@ from orchestrator.core.layout import Layout
 from orchestrator.core.study import Choice, EpochRate
 from orchestrator.crew import Step
 from orchestrator.ledger import Event
-from orchestrator.policy import Target, rates, unfinished_trials
+from orchestrator.policy import Target, rates, unfinished_trials, wanted_cells
 from orchestrator.state import StudyState
 
 
@@ -103,11 +103,18 @@ class Tally:
         return self._select + self._confirm
 
     def drawn(self, state: StudyState) -> int:
-        trials = {t.trial for t in self.target.trials}
-        return sum(state.cells[key].trial in trials for key in state.samples)
+        """Pictures of the total that are there."""
+        return self._count(state, set(state.samples))
 
     def judged(self, state: StudyState) -> int:
-        return sum(1 for key, *judge in state.verdicts if tuple(judge) == self.target.judge and key in state.samples)
+        """Pictures of the total that the study's judge has seen."""
+        return self._count(state, {key for key, *judge in state.verdicts if tuple(judge) == self.target.judge})
+
+    def _count(self, state: StudyState, keys: set[str]) -> int:
+        """Fresh pictures of an earlier choice do not count twice."""
+        select = wanted_cells(self.target, state).keys() & keys
+        fresh = sum(state.cells[key].purpose == "confirm" for key in keys - select if key in state.cells)
+        return len(select) + min(fresh, self._confirm)
 
     def complete(self, curve: list[EpochRate]) -> list[EpochRate]:
         """Epochs whose last picture was judged since this was asked last."""

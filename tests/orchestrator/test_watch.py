@@ -67,11 +67,11 @@ def test_the_result_is_told_in_figures(seen: tuple[Path, str, str, str]) -> None
 
 def test_status_reads_the_ledger(seen: tuple[Path, str, str, str]) -> None:
     root, *_ = seen
-    text = "\n".join(status_lines(replay(read_events(Layout(root).ledger)), Layout(root)))
+    text = "\n".join(status_lines(replay(read_events(Layout(root).ledger)), target(), Layout(root)))
     for words in (
         "study    scripted (finished; last fact",
-        "main-00000001: 6 epochs saved, newest epoch 6 of 6",
-        "29 drawn, 29 judged, 0 files set apart",
+        "main-00000001: 6 of 6 epochs saved, newest epoch 6 of 6",
+        "29 of 29 pictures drawn, 29 judged, 0 files set apart",
         "passed by epoch  1: 0/4",
         "adopted  epoch 5",
     ):
