@@ -30,11 +30,11 @@ from evaluators.judges.stencil import (
     stencil,
 )
 
-FACE_SCORE = 0.24
+FACE_SCORE = 0.3
 """Share of a face's skin that must be there, less the share of eyes and fringe that is skin, to look closer."""
-FACE_EVIDENCE = 0.9
+FACE_EVIDENCE = 1.05
 """That share and the fit of the head, added up, that make it a face."""
-FACE_GAP = 11.0
+FACE_GAP = 13.0
 """Two faces nearer than this (pixels) are one."""
 LEAST_HAIR = 0.4
 """Share of hair and of eyes that must be within the picture for a head to be recognised."""

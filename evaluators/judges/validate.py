@@ -148,7 +148,10 @@ def _drift(people: list[Figure], rng: Random) -> list[Figure]:
     place, what = rng.randrange(3), rng.choice(["hair", "eyes", "accessory"])
     figure = people[place]
     if what == "accessory" and figure.accessory:
-        value: object = (figure.accessory[0], rng.choice(["red", "yellow" if figure.hair != "blonde" else "green", "white"]))
+        value: object = (
+            figure.accessory[0],
+            rng.choice(["red", "yellow" if figure.hair != "blonde" else "green", "white"]),
+        )
     elif what == "hair":
         value = rng.choice([c for c in HAIR if c != figure.hair])
     else:
