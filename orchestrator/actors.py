@@ -28,10 +28,12 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_DISABLE_IMPORT_WARNING="1",
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
-    # Our actors have environments of their own and could not use processes started on suspicion.
-    RAY_prestart_worker_first_driver="0",
+    # Patience for machines that are busy with other work.
+    RAY_worker_register_timeout_seconds="180",
 )
 
+# Ray reads the environment above while it is imported.
+import psutil  # type: ignore[import-untyped]
 import ray
 from ray.exceptions import RayError, RayTaskError
 
@@ -152,8 +154,10 @@ class RayCrew:
         for attempt in range(1, self._cluster.attempts + 1):
             try:
                 return self._start()
-            except Exception as error:  # Ray raises nothing narrower when a starved machine is slow to start it
+            except Exception as error:
+                # Ray raises nothing narrower when a busy machine takes longer than the seconds Ray gives its daemons.
                 ray.shutdown()
+                self._end_half_started()
                 if attempt == self._cluster.attempts:
                     raise StudyError(
                         f"Ray did not start: {_one_line(error)}",
@@ -161,10 +165,20 @@ class RayCrew:
                     ) from error
         return None
 
+    def _end_half_started(self) -> None:
+        """Processes of a start that came to nothing, which Ray would leave to compete with the next one."""
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if any(str(self._session) in argument for argument in process.cmdline()):
+                    process.kill()
+            except psutil.NoSuchProcess:
+                continue
+
     def _start(self) -> None:
         ray.init(
             address="local",
-            num_cpus=sum(self.slots.values()),
+            # As many as the actors count for, whatever this machine has: they share it as its scheduler sees fit.
+            num_cpus=sum(count * self._cpus(role) for role, count in self.slots.items()),
             num_gpus=None if self._cluster.device == "cuda" else 0,
             object_store_memory=self._cluster.object_store_mb * 2**20,
             include_dashboard=False,
@@ -195,16 +209,17 @@ class RayCrew:
             shutil.rmtree(self._session, ignore_errors=True)
 
     def _hire(self, role: Role) -> Any:
-        threads = self._threads[role] or os.cpu_count() or 1
-        environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         actor: Any = ray.remote(_ACTORS[role])
         hired: Any = actor.options(
-            num_cpus=1,
+            num_cpus=self._cpus(role),
             num_gpus=0 if role == "judge" else self._gpu_share,
             max_restarts=0,
-            runtime_env={"env_vars": environment},
         )
         return hired.remote(self._workers)
+
+    def _cpus(self, role: Role) -> int:
+        """CPUs an actor counts for. Ray makes it the actor's OMP_NUM_THREADS, unless that is set in our environment."""
+        return self._threads[role] or os.cpu_count() or 1
 
     def _call(self, actor: Any, role: Role, work: Work, samples: tuple[Sample, ...] = ()) -> None:
         match work:
