@@ -47,6 +47,8 @@ ROUNDS = 3
 OUTLIER = 40.0
 """RGB distance at which a pixel has lost half its say."""
 
+_ONES = np.ones(3, dtype=np.float32)
+
 
 @dataclass(frozen=True, slots=True)
 class Stand:
@@ -93,6 +95,9 @@ class Found:
 
     stand: Stand
     colours: np.ndarray
+    portrait: np.ndarray
+    """The picture as her stencil sees it, (points, 3), and which points are within the picture."""
+    inside: np.ndarray
     fit: float
     """Share of the head's variance that is explained, at most 1; below 0 a flat colour would explain more."""
 
@@ -133,9 +138,10 @@ def register(rgb: np.ndarray, behind: np.ndarray, stand: Stand) -> Found | None:
         portrait, inside = stand.portrait(rgb)
         if min(inside[regions().hair].mean(), inside[regions().eyes].mean()) < LEAST_HAIR:
             return None
-        colours = measure_colours(portrait, inside, behind)
+        if step in (0, 1, ROUNDS):
+            colours = measure_colours(portrait, inside, behind)
         if step == ROUNDS:
-            return Found(stand, colours, _fit(portrait, inside, behind, colours))
+            return Found(stand, colours, portrait, inside, _fit(portrait, inside, behind, colours))
         shift = _newton_step(portrait, inside, behind, colours) * (stand.size, stand.size, 1)
         stand = replace(
             stand,
@@ -165,7 +171,7 @@ def median_colour(pixels: np.ndarray) -> np.ndarray:
 
 def squared(difference: np.ndarray) -> np.ndarray:
     """Squared length of colour differences (..., 3): (...)."""
-    return np.einsum("...c,...c->...", difference, difference)
+    return (difference * difference) @ _ONES
 
 
 def solve_colour(

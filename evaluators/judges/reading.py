@@ -7,44 +7,40 @@ neighbour, beyond the edge) or neither fits, the reading says so instead of gues
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from anima.pocket.world import ACCESSORY, HEIGHT, LOST_IN_HAIR, RGB, STYLES, WIDTH
-from evaluators.judges.faces import Found, between, find_figures, median_colour, solve_colour, squared
+from anima.pocket.world import ACCESSORY, HEIGHT, LOST_IN_HAIR, STYLES, WIDTH
+from evaluators.judges.faces import find_figures, median_colour, squared
 from evaluators.judges.palette import ACCESSORY_PALETTE, BARE, EYES_PALETTE, HAIR_PALETTE, Palette, oklab
-from evaluators.judges.stencil import (
-    ACCESSORY_W,
-    BEHIND,
-    COLUMNS,
-    EYES_W,
-    HAIR_W,
-    ROWS,
-    fill,
-    regions,
-    stencil,
+from evaluators.judges.stencil import ACCESSORY_W, EYES_W, HAIR_W, regions, stencil
+from evaluators.judges.synthesis import (
+    MISFIT,
+    Answer,
+    Layer,
+    Spot,
+    Surroundings,
+    explained,
+    flat,
+    surroundings,
+    wearing,
 )
 
 NONE, YES = "none", "yes"
-MISFIT = 70.0
-"""RGB distance from which a pixel counts as unexplained, however far it is."""
-LEAST_EVIDENCE = 10 * 50.0**2
-"""Two answers must differ by this (squared RGB levels, summed) to be told apart: ten pixels by fifty levels."""
 LEAST_CONFIDENCE = 0.2
 """Below this an attribute is a guess."""
+SURE_OF_TWO = 0.3
+"""How sure both of two colours must be to say that a part has two."""
+MIXED = 0.35
+"""Share of a part that is in another colour from which on the part has two colours."""
 SMEAR = 0.09
 """OKLab distance below which an accessory's colour cannot be told from its surroundings'."""
 EMPTY = 0.02
 """Share of a picture that may differ from its background when nothing is there."""
 LEAST_SHOWN = 0.2
-"""Share of hair or eyes that must be open to view to name their colour."""
-
-Answer = tuple[str, str, bool]
-"""A silhouette: style, kind of accessory, ahoge."""
+"""Share of hair or of an eye that must be open to view to name its colour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,24 +117,16 @@ def read_picture(image: Image.Image) -> PictureReading:
         raise ValueError(f"the drawn world is {WIDTH}x{HEIGHT}, this picture is {image.size[0]}x{image.size[1]}")
     rgb = np.asarray(image.convert("RGB"), dtype=np.float32)
     behind = _background(rgb)
-    layers = [_Layer.begun(rgb, found) for found in find_figures(rgb, behind)]
+    layers = [Layer.begun(found) for found in find_figures(rgb, behind)]
     styles = [Trait()] * len(layers)
     for _ in range(2 if len(layers) > 1 else 1):
         for index, layer in enumerate(layers):
-            styles[index] = _decide_silhouette(layer, _surroundings(layers, index, behind))
-    figures = []
-    for index, layer in enumerate(layers):
-        around = _surroundings(layers, index, behind)
-        scrunchie = _decide_accessory(layer, around, "scrunchie")
-        ribbon = _decide_accessory(layer, around, "ribbon")
-        ahoge = _decide_ahoge(layer, around)
-        layer.paint()
-        stand = layer.found.stand
-        hair = _name_hair(layer, around)
-        eyes = _name_eyes(layer, around)
-        figures.append(FigureReading(stand.x, stand.y, stand.size, hair, styles[index], eyes, ribbon, scrunchie, ahoge))
+            styles[index] = _decide_silhouette(layer, surroundings(layers, index, behind))
+    figures = tuple(
+        _read_figure(layer, surroundings(layers, index, behind), styles[index]) for index, layer in enumerate(layers)
+    )
     is_empty = not layers and bool((squared(rgb - behind) > MISFIT**2).mean() < EMPTY)
-    return PictureReading(tuple(figures), _explained(rgb, behind, layers), is_empty)
+    return PictureReading(figures, explained(rgb, behind, layers), is_empty)
 
 
 def _background(rgb: np.ndarray) -> np.ndarray:
@@ -147,139 +135,14 @@ def _background(rgb: np.ndarray) -> np.ndarray:
     return median_colour(np.concatenate(frame)).astype(np.float32)
 
 
-@dataclass(slots=True)
-class _Layer:
-    """One figure while she is being read: her portrait, what was decided, and what she paints over the picture.
-
-    `ink` (points, 3) is what she adds and `through` (points, 1) what she lets through, on her own stencil grid.
-    """
-
-    found: Found
-    portrait: np.ndarray
-    inside: np.ndarray
-    colours: np.ndarray
-    """Hair, eyes, shirt and scrunchie, float32 (4, 3)."""
-    style: str = STYLES[0]
-    kind: str = "plain"
-    ahoge: bool = False
-    ribbon: np.ndarray | None = None
-    """The colour of a ribbon, which may be worn together with a scrunchie."""
-    ink: np.ndarray = field(init=False)
-    through: np.ndarray = field(init=False)
-
-    @classmethod
-    def begun(cls, rgb: np.ndarray, found: Found) -> _Layer:
-        """A figure of whom only the head is known."""
-        layer = cls(found, *found.stand.portrait(rgb), found.colours.copy())
-        layer.paint()
-        return layer
-
-    def paint(self) -> None:
-        """Renew `ink` and `through` after something about her was decided."""
-        laid = _flat(stencil(self.style, self.kind, self.ahoge))
-        self.ink, self.through = fill(laid, self.colours), laid[:, BEHIND].copy()
-        if self.ribbon is not None:
-            zone = regions().ribbon
-            laid = _flat(stencil(self.style, "ribbon", self.ahoge))[zone]
-            self.ink[zone], self.through[zone] = fill(laid, _wearing(self.colours, self.ribbon)), laid[:, BEHIND]
-
-    def at(self, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`ink` (r * c, 3) and `through` (r * c, 1) at picture coordinates y (r,) and x (c,)."""
-        both = np.concatenate([self.ink, self.through], axis=1).reshape(ROWS, COLUMNS, 4)
-        sampled = between(both, *self.found.stand.rows_columns(y, x)).reshape(-1, 4)
-        return sampled[:, :3], sampled[:, 3:]
-
-
-@dataclass(frozen=True, slots=True)
-class _Surroundings:
-    """What neighbours do to a figure, on her stencil grid: she stands in front of those to her left."""
-
-    back: np.ndarray
-    """Everything behind her (points, 3)."""
-    ink: np.ndarray
-    """What those before her add (points, 3) and let through (points, 1)."""
-    through: np.ndarray
-
-
-def _surroundings(layers: Sequence[_Layer], index: int, behind: np.ndarray) -> _Surroundings:
-    stand = layers[index].found.stand
-    y, x = stand.points()
-    points = ROWS * COLUMNS
-    back = np.broadcast_to(behind, (points, 3))
-    ink, through = np.zeros((points, 3), dtype=np.float32), np.ones((points, 1), dtype=np.float32)
-    for other, layer in enumerate(layers):
-        if other == index or abs(layer.found.stand.x - stand.x) > COLUMNS - 4:
-            continue
-        added, passed = layer.at(y, x)
-        if other < index:
-            back = added + passed * back
-        else:
-            ink, through = added + passed * ink, passed * through
-    return _Surroundings(back, ink, through)
-
-
-def _flat(shape: np.ndarray) -> np.ndarray:
-    return shape.reshape(-1, shape.shape[-1])
-
-
-def _wearing(colours: np.ndarray, accessory: np.ndarray | RGB) -> np.ndarray:
-    changed = colours.copy()
-    changed[ACCESSORY_W] = accessory
-    return changed
-
-
-@cache
-def _shapes(answers: tuple[Answer, ...], region: str) -> np.ndarray:
-    """Stencils of several answers at the points of a region: (answers, n, 8)."""
-    where = getattr(regions(), region)
-    return np.stack([_flat(stencil(*answer))[where] for answer in answers])
-
-
-class _Spot:
-    """A region of one figure, ready to compare answers there."""
-
-    def __init__(self, layer: _Layer, around: _Surroundings, region: str) -> None:
-        where = getattr(regions(), region)
-        self._region = region
-        self.seen = layer.portrait[where]
-        self._inside = layer.inside[where]
-        self.back, self._ink, self._through = around.back[where], around.ink[where], around.through[where]
-        self.open_to_view = self._inside & (self._through[:, 0] > 0.9)
-
-    def drawn(self, answers: tuple[Answer, ...], colours: np.ndarray) -> np.ndarray:
-        """What would be seen (answers, n, 3) were these silhouettes there, in colours (4, 3) or (answers, 4, 3)."""
-        laid = _shapes(answers, self._region)
-        return self._ink + self._through * (fill(laid, colours) + laid[..., BEHIND] * self.back)
-
-    def accessory(self, answer: Answer, colours: np.ndarray) -> np.ndarray:
-        """The colour (3,) of an accessory, were one worn here, from points no neighbour covers."""
-        laid = _shapes((answer,), self._region)[0]
-        use = (laid[:, ACCESSORY_W] > 0.3) & self.open_to_view
-        return solve_colour(self.seen[use], laid[use], colours, self.back[use], ACCESSORY_W)
-
-    def missed(self, drawn: np.ndarray) -> np.ndarray:
-        """How much of what is seen answers (..., n, 3) leave unexplained: (...)."""
-        return self.apart(drawn, self.seen)
-
-    def apart(self, some: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """Squared RGB distance of pixels (..., n, 3) summed up, each counting at most MISFIT."""
-        return np.minimum(squared(some - others), MISFIT**2) @ self._inside
-
-    def surely(self, winner: np.ndarray, rivals: np.ndarray) -> float:
-        """1 when exactly the winner (n, 3) is seen, 0 halfway to a rival (..., n, 3) or when one looks alike."""
-        apart = self.apart(winner, rivals)
-        share = (self.missed(rivals) - self.missed(winner)) / np.maximum(apart, 1)
-        return max(float(np.where(apart > LEAST_EVIDENCE, share, 0).min()), 0.0)
-
-
 _SILHOUETTES: tuple[Answer, ...] = tuple((style, kind, False) for kind in ("plain", "scrunchie") for style in STYLES)
 
 
-def _decide_silhouette(layer: _Layer, around: _Surroundings) -> Trait:
+def _decide_silhouette(layer: Layer, around: Surroundings) -> Trait:
     """Hair style, decided together with whether a scrunchie sits there (each hides parts of the other)."""
-    knot = _Spot(layer, around, "scrunchie")
-    layer.colours[ACCESSORY_W] = knot.accessory(("side ponytail", "scrunchie", False), layer.colours)
-    spot = _Spot(layer, around, "silhouette")
+    knot = Spot(layer, around, "scrunchie")
+    layer.colours[ACCESSORY_W] = knot.solve(("side ponytail", "scrunchie", False), layer.colours, ACCESSORY_W)
+    spot = Spot(layer, around, "silhouette")
     drawn = spot.drawn(_SILHOUETTES, layer.colours)
     winner = int(np.argmin(spot.missed(drawn)))
     layer.style, layer.kind, _ = _SILHOUETTES[winner]
@@ -288,82 +151,125 @@ def _decide_silhouette(layer: _Layer, around: _Surroundings) -> Trait:
     return Trait(layer.style, spot.surely(drawn[winner], drawn[rivals]))
 
 
-def _decide_accessory(layer: _Layer, around: _Surroundings, kind: str) -> Trait:
+def _read_figure(layer: Layer, around: Surroundings, style: Trait) -> FigureReading:
+    """Everything else about a figure, once all silhouettes are known; leaves the layer painted."""
+    scrunchie = _decide_accessory(layer, around, "scrunchie")
+    ribbon = _decide_accessory(layer, around, "ribbon")
+    ahoge = _decide_ahoge(layer, around)
+    layer.paint()
+    hair, eyes = _name_hair(layer, around, whole=style.sure), _name_eyes(layer, around)
+    stand = layer.found.stand
+    return FigureReading(stand.x, stand.y, stand.size, hair, style, eyes, ribbon, scrunchie, ahoge)
+
+
+def _decide_accessory(layer: Layer, around: Surroundings, kind: str) -> Trait:
     """Whether a ribbon or a scrunchie is there and in which colour; the layer remembers it."""
     tied_right = layer.kind == "scrunchie" and layer.style == "twintails"
-    spot = _Spot(layer, around, "ribbon_beside_scrunchie" if kind == "ribbon" and tied_right else kind)
+    spot = Spot(layer, around, "ribbon_beside_scrunchie" if kind == "ribbon" and tied_right else kind)
     with_it: Answer = (layer.style, kind, False)
     bare = spot.drawn(((layer.style, "plain", False),), layer.colours)[0]
-    colour = spot.accessory(with_it, layer.colours)
-    worn = spot.drawn((with_it,), _wearing(layer.colours, colour))[0]
-    named = _named(colour, ACCESSORY_PALETTE, spot.surely(worn, bare))
-    smeared = _is_smear(colour, layer.colours[HAIR_W], spot.back.mean(0), is_named=named.value in ACCESSORY)
-    is_worn = bool(spot.missed(worn) < spot.missed(bare)) and not smeared
+    colour = spot.solve(with_it, layer.colours, ACCESSORY_W)
+    worn = spot.drawn((with_it,), wearing(layer.colours, colour))[0]
+    is_worn = bool(spot.missed(worn) < spot.missed(bare)) and not _is_smear(colour, layer.colours[HAIR_W], spot.back)
     if kind == "ribbon":
         layer.ribbon = colour if is_worn else None
     else:
         layer.kind = "scrunchie" if is_worn else "plain"
         layer.colours[ACCESSORY_W] = colour
     if is_worn:
-        return named
+        one_colour = 2 * spot.explained(worn, with_it, ACCESSORY_W) - 1
+        return _named(colour, ACCESSORY_PALETTE, min(spot.surely(worn, bare), one_colour))
     hair = HAIR_PALETTE.name(layer.colours[HAIR_W]).name
-    possible = [_wearing(layer.colours, rgb) for name, rgb in ACCESSORY.items() if (hair, name) not in LOST_IN_HAIR]
+    possible = [wearing(layer.colours, rgb) for name, rgb in ACCESSORY.items() if (hair, name) not in LOST_IN_HAIR]
     return Trait(NONE, spot.surely(bare, spot.drawn((with_it,), np.stack(possible))))
 
 
-def _is_smear(colour: np.ndarray, hair: np.ndarray, back: np.ndarray, *, is_named: bool) -> bool:
+def _is_smear(colour: np.ndarray, hair: np.ndarray, back: np.ndarray) -> bool:
     """Whether a colour is only the hair's, or one no accessory has on the way from the hair's to what is behind."""
-    lab, hair_lab, back_lab = oklab(np.stack([colour, hair, back]))
-    way = back_lab - hair_lab
-    along = 0.0 if is_named else float(np.clip((lab - hair_lab) @ way / max(float(way @ way), 1e-6), 0, 1))
-    return float(np.linalg.norm(lab - hair_lab - along * way)) < SMEAR
+    lab, hair_lab, back_lab = oklab(np.stack([colour, hair, back.mean(0)]))
+    way, away = back_lab - hair_lab, lab - hair_lab
+    if ACCESSORY_PALETTE.name(colour).name not in ACCESSORY:
+        away = away - way * np.clip(away @ way / max(float(way @ way), 1e-6), 0, 1)
+    return bool(away @ away < SMEAR**2)
 
 
-def _decide_ahoge(layer: _Layer, around: _Surroundings) -> Trait:
-    spot = _Spot(layer, around, "ahoge" if layer.ribbon is None else "ahoge_beside_ribbon")
-    without, with_it = spot.drawn(((layer.style, "plain", False), (layer.style, "plain", True)), layer.colours)
+def _decide_ahoge(layer: Layer, around: Surroundings) -> Trait:
+    """Whether something stands up where an ahoge would, in whatever colour."""
+    spot = Spot(layer, around, "ahoge" if layer.ribbon is None else "ahoge_beside_ribbon")
+    bare, tuft = (layer.style, "plain", False), (layer.style, "plain", True)
+    colours = layer.colours.copy()
+    colours[HAIR_W] = spot.solve(tuft, layer.colours, HAIR_W)
+    answers = spot.drawn((bare, tuft, tuft), np.stack([layer.colours, layer.colours, colours]))
+    without, own = answers[0], answers[1]
+    with_it = min(own, answers[2], key=lambda drawn: float(spot.missed(drawn)))
     layer.ahoge = bool(spot.missed(with_it) < spot.missed(without))
     if layer.ahoge:
         return Trait(YES, spot.surely(with_it, without))
-    return Trait(NONE, spot.surely(without, with_it))
+    return Trait(NONE, spot.surely(without, own))
 
 
-def _name_hair(layer: _Layer, around: _Surroundings) -> Trait:
-    """Less sure the fewer of the hair's inner points have its median colour."""
-    spot = _Spot(layer, around, "hair")
-    return _name_part(spot, spot.seen - layer.colours[HAIR_W], layer.colours[HAIR_W], HAIR_PALETTE)
-
-
-def _name_eyes(layer: _Layer, around: _Surroundings) -> Trait:
-    """Less sure the fewer of the eyes' points the two eyes' one colour explains."""
-    spot = _Spot(layer, around, "eyes")
-    missed = spot.drawn(((layer.style, "plain", False),), layer.colours)[0] - spot.seen
-    read = _name_part(spot, missed, layer.colours[EYES_W], EYES_PALETTE)
-    return Trait() if read.value == BARE else read
-
-
-def _name_part(spot: _Spot, missed: np.ndarray, colour: np.ndarray, palette: Palette) -> Trait:
-    if spot.open_to_view.mean() < LEAST_SHOWN:
+def _name_hair(layer: Layer, around: Surroundings, *, whole: bool) -> Trait:
+    """The colour of the hair: of all of it when the silhouette is sure (`whole`), else of the cap."""
+    open_to_view = layer.inside & (around.through[:, 0] > 0.9)
+    cap = regions().hair
+    if open_to_view[cap].mean() < LEAST_SHOWN:
         return Trait()
-    share = float((squared(missed[spot.open_to_view]) < MISFIT**2).mean())
-    return _named(colour, palette, max(2 * share - 1, 0.0))
+    hair = np.zeros(len(open_to_view), dtype=bool)
+    hair[cap] = True
+    if whole:
+        hair |= flat(stencil(layer.style, layer.kind))[:, HAIR_W] > 0.9
+    if layer.ribbon is not None:
+        hair[regions().ribbon] = False
+    return _name_part(layer.portrait[hair & open_to_view], HAIR_PALETTE)
+
+
+def _name_part(pixels: np.ndarray, palette: Palette) -> Trait:
+    """The name of a part's pixels (n, 3), or both names where a good share of them has another."""
+    main = palette.dominant(pixels)
+    other = squared(pixels - main) > MISFIT**2
+    named = _named(main, palette, 1.0)
+    if other.mean() < MIXED:
+        return _named(main, palette, 1 - 2 * float(other.mean()))
+    second = _named(palette.dominant(pixels[other]), palette, 1.0)
+    return _both(named, second, main_confidence=1 - 2 * float(other.mean()))
+
+
+def _both(first: Trait, second: Trait, *, main_confidence: float) -> Trait:
+    """Two readings of one part: one name if they agree, else both if both are sure, else an unsure first."""
+    if first.value == second.value:
+        return Trait(first.value, max(min(first.confidence, main_confidence), 0.0), first.hex, first.runner_up)
+    if min(first.confidence, second.confidence) >= SURE_OF_TWO:
+        return Trait(f"{first.value} and {second.value}", min(first.confidence, second.confidence), first.hex)
+    return Trait(first.value, min(first.confidence, second.confidence), first.hex, second.value)
+
+
+def _name_eyes(layer: Layer, around: Surroundings) -> Trait:
+    """The colour of both eyes together when they agree, else of each; less sure the less of them it explains."""
+    bare: Answer = (layer.style, "plain", False)
+    eyes = [spot for side in ("left_eye", "right_eye") if _is_shown(spot := Spot(layer, around, side))]
+    read = [_read_eye(spot, spot.solve(bare, layer.colours, EYES_W), bare, layer) for spot in eyes]
+    read = [eye for eye in read if eye.value != BARE]
+    if len(read) < 2:
+        return read[0] if read else Trait()
+    if read[0].value != read[1].value:
+        return _both(read[0], read[1], main_confidence=0.0)
+    return _read_eye(Spot(layer, around, "eyes"), layer.colours[EYES_W], bare, layer)
+
+
+def _is_shown(spot: Spot) -> bool:
+    return bool(spot.open_to_view.mean() >= LEAST_SHOWN)
+
+
+def _read_eye(spot: Spot, colour: np.ndarray, bare: Answer, layer: Layer) -> Trait:
+    colours = layer.colours.copy()
+    colours[EYES_W] = colour
+    drawn = spot.drawn((bare,), colours)[0]
+    return _named(colour, EYES_PALETTE, 2 * spot.explained(drawn, bare, EYES_W) - 1)
 
 
 def _named(colour: np.ndarray, palette: Palette, confidence: float) -> Trait:
     """A colour's name, as sure as both its certainty and `confidence` allow."""
     named = palette.name(colour)
-    hexadecimal = "#" + "".join(f"{int(np.clip(np.rint(level), 0, 255)):02x}" for level in colour)
-    return Trait(named.name, min(named.certainty, confidence), hexadecimal, named.runner_up)
-
-
-def _explained(rgb: np.ndarray, behind: np.ndarray, layers: Sequence[_Layer]) -> float:
-    y, x = np.arange(HEIGHT) + 0.5, np.arange(WIDTH) + 0.5
-    drawn = np.broadcast_to(behind, (HEIGHT * WIDTH, 3))
-    cover = np.zeros(HEIGHT * WIDTH, dtype=bool)
-    for layer in layers:
-        ink, through = layer.at(y, x)
-        drawn = ink + through * drawn
-        cover |= through[:, 0] < 0.5
-    seen = rgb.reshape(-1, 3)
-    cover |= squared(seen - behind) > MISFIT**2
-    return float((squared(drawn - seen)[cover] < MISFIT**2).mean()) if cover.any() else 0.0
+    red, green, blue = (round(float(level)) for level in colour)
+    hexadecimal = f"#{red:02x}{green:02x}{blue:02x}"
+    return Trait(named.name, max(min(named.certainty, confidence), 0.0), hexadecimal, named.runner_up)

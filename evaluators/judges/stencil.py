@@ -98,6 +98,8 @@ class Regions:
     head: np.ndarray
     hair: np.ndarray
     eyes: np.ndarray
+    left_eye: np.ndarray
+    right_eye: np.ndarray
     shirt: np.ndarray
     silhouette: np.ndarray
     ahoge: np.ndarray
@@ -121,6 +123,8 @@ def regions() -> Regions:
         head=_points((spread < 0.04) & (np.abs(u) < 11.5) & (v > -14) & (v < 18)),
         hair=_points(least[..., HAIR_W] > 0.9),
         eyes=_points(least[..., EYES_W] > 0.3),
+        left_eye=_points((least[..., EYES_W] > 0.3) & (u < 0)),
+        right_eye=_points((least[..., EYES_W] > 0.3) & (u > 0)),
         shirt=_points(least[..., SHIRT_W] > 0.9),
         silhouette=_points(style_zone & ~ribbon_zone & ~ahoge_zone),
         ahoge=_points(ahoge_zone),

@@ -16,7 +16,19 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from anima.pocket.cast import CAST, dressed
-from anima.pocket.world import EYES, HAIR, SHIRT, Figure, Place, Scene, random_figure, render, scene
+from anima.pocket.world import (
+    ACCESSORY,
+    EYES,
+    HAIR,
+    LOST_IN_HAIR,
+    SHIRT,
+    Figure,
+    Place,
+    Scene,
+    random_figure,
+    render,
+    scene,
+)
 from evaluators.judges.casting import SLOTS, expected_value
 from evaluators.judges.look import CharacterLook
 from evaluators.judges.pixel import PixelJudge
@@ -115,13 +127,17 @@ Defect = Callable[[list[Figure], Random], list[Figure]]
 """Takes the dressed trio from left to right and gives what was drawn instead."""
 
 
-def _changed(people: Sequence[Figure], changes: Mapping[int, Mapping[str, object]]) -> list[Figure]:
+Changes = Mapping[int, Mapping[str, object]]
+"""Place -> the fields of its figure that are drawn otherwise."""
+
+
+def _changed(people: Sequence[Figure], changes: Changes) -> list[Figure]:
     return [replace(f, **changes.get(i, {})) for i, f in enumerate(people)]  # type: ignore[arg-type]
 
 
 def _missing(people: list[Figure], rng: Random) -> list[Figure]:
-    what = rng.choice([{KANACHAN: {"ahoge": False}}, *({place: {"accessory": None}} for place in range(3))])
-    return _changed(people, what)
+    bare: list[Changes] = [{place: {"accessory": None}} for place in range(3)]
+    return _changed(people, rng.choice([{KANACHAN: {"ahoge": False}}, *bare]))
 
 
 def _absorbed(people: list[Figure], rng: Random) -> list[Figure]:
@@ -131,32 +147,30 @@ def _absorbed(people: list[Figure], rng: Random) -> list[Figure]:
 
 def _migrated(people: list[Figure], rng: Random) -> list[Figure]:
     to = rng.choice([KEICHAN, KOHARU])
-    ahoge = {KANACHAN: {"ahoge": False}, to: {"ahoge": True}}
-    scrunchie = {KANACHAN: {"accessory": None}, to: {"accessory": people[KANACHAN].accessory}}
-    style = {KANACHAN: {"style": people[to].style}, to: {"style": people[KANACHAN].style}}
-    eyes = {KANACHAN: {"eyes": people[to].eyes}, to: {"eyes": people[KANACHAN].eyes}}
+    ahoge: Changes = {KANACHAN: {"ahoge": False}, to: {"ahoge": True}}
+    scrunchie: Changes = {KANACHAN: {"accessory": None}, to: {"accessory": people[KANACHAN].accessory}}
+    style: Changes = {KANACHAN: {"style": people[to].style}, to: {"style": people[KANACHAN].style}}
+    eyes: Changes = {KANACHAN: {"eyes": people[to].eyes}, to: {"eyes": people[KANACHAN].eyes}}
     return _changed(people, rng.choice([ahoge, scrunchie, style, eyes]))
 
 
 def _duplicated(people: list[Figure], rng: Random) -> list[Figure]:
     to = rng.choice([KEICHAN, KOHARU])
-    what = rng.choice([{"ahoge": True}, {"style": "side ponytail"}, {"accessory": people[KANACHAN].accessory}])
-    return _changed(people, {to: what})
+    scrunchie = people[KANACHAN].accessory
+    marks: list[Changes] = [{to: {"ahoge": True}}, {to: {"style": "side ponytail"}}, {to: {"accessory": scrunchie}}]
+    return _changed(people, rng.choice(marks))
 
 
 def _drift(people: list[Figure], rng: Random) -> list[Figure]:
     place, what = rng.randrange(3), rng.choice(["hair", "eyes", "accessory"])
     figure = people[place]
-    if what == "accessory" and figure.accessory:
-        value: object = (
-            figure.accessory[0],
-            rng.choice(["red", "yellow" if figure.hair != "blonde" else "green", "white"]),
-        )
-    elif what == "hair":
-        value = rng.choice([c for c in HAIR if c != figure.hair])
-    else:
-        value = rng.choice([c for c in EYES if c != figure.eyes])
-    return _changed(people, {place: {what: value}})
+    if what == "accessory":
+        kind, worn = figure.accessory or ("ribbon", "blue")
+        possible = [c for c in ACCESSORY if c != worn and (figure.hair, c) not in LOST_IN_HAIR]
+        return _changed(people, {place: {"accessory": (kind, rng.choice(possible))}})
+    if what == "hair":
+        return _changed(people, {place: {"hair": rng.choice([c for c in HAIR if c != figure.hair])}})
+    return _changed(people, {place: {"eyes": rng.choice([c for c in EYES if c != figure.eyes])}})
 
 
 def _count(people: list[Figure], rng: Random) -> list[Figure]:
