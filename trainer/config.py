@@ -51,6 +51,9 @@ class TrainConfig(_Frozen):
     targets: Literal["dit-280"] = "dit-280"
     """Self- and cross-attention q, k, v, out and both MLP layers of every block: 280 layers in the real model."""
     learning_rate: PositiveFloat = 2e-5
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: stay at `learning_rate`, or fall to 2 % of it along a half cosine by the last step of `epochs`
+    (another number of epochs is then another trial)."""
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: PositiveFloat = 1.0

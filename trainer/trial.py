@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -157,7 +158,7 @@ class _Trainer:
         return (predicted.float() - velocity_target(clean, noise).to(base.device)).square().mean()
 
     def _set_rate(self) -> float:
-        rate = self._config.learning_rate * min(1.0, (self._step + 1) / max(self._config.warmup_steps, 1))
+        rate = learning_rate_at(self._step, self._config.epochs * self.steps_per_epoch, self._config)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         return rate
@@ -236,9 +237,17 @@ class _Trainer:
             write_whole(path, "".join(line + "\n" for line in kept))
 
 
+def learning_rate_at(step: int, steps: int, config: TrainConfig) -> float:
+    """Learning rate of a 0-based optimizer step of `steps`."""
+    rising = min(1.0, (step + 1) / max(config.warmup_steps, 1))
+    if config.lr_schedule == "constant":
+        return config.learning_rate * rising
+    floor = 0.02
+    return config.learning_rate * rising * (floor + (1 - floor) * (0.5 + 0.5 * math.cos(math.pi * step / steps)))
+
+
 def _prepare_torch(threads: int) -> None:
     if threads:
         torch.set_num_threads(threads)
     # Adam's moments of dead weights become denormal, and those are computed many times slower.
     torch.set_flush_denormal(True)
-

@@ -19,7 +19,7 @@ from trainer.checkpoints import published_checkpoints, saved_epochs, state_epoch
 from trainer.config import DatasetConfig, DrawnDataset, TrainConfig
 from trainer.drawn import ensure_drawn_dataset
 from trainer.facts import CheckpointSaved, EpochStarted, StepLogged, TrialFact
-from trainer.trial import TrialJob, run_trial
+from trainer.trial import TrialJob, learning_rate_at, run_trial
 
 TRIGGERS = ("kanachan", "keichan", "koharu")
 TRAIN = TrainConfig(
@@ -157,6 +157,13 @@ def test_a_loss_that_is_no_number_stops_before_the_step(
     with pytest.raises(StudyError, match="not a number at step 1"):
         list(run_trial(make_job(tmp_path, dataset_root)))
     assert published_checkpoints(Layout(tmp_path), "main") == []
+
+
+def test_the_learning_rate_rises_stays_or_falls_to_its_floor() -> None:
+    constant = TrainConfig(learning_rate=1e-3, warmup_steps=4)
+    assert [learning_rate_at(s, 100, constant) for s in (0, 3, 50)] == pytest.approx([0.25e-3, 1e-3, 1e-3])
+    cosine = TrainConfig(learning_rate=1e-3, lr_schedule="cosine")
+    assert [learning_rate_at(s, 100, cosine) for s in (0, 50, 100)] == pytest.approx([1e-3, 0.51e-3, 0.02e-3])
 
 
 def test_the_last_epoch_is_saved_whatever_divides_what() -> None:
