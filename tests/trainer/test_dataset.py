@@ -79,7 +79,7 @@ def test_identity_is_content_not_file_names(root: Path) -> None:
         (lambda r: Image.new("RGB", (4, 4)).save(r / "koharu-001.jpg"), r"sharing one caption: koharu-001"),
     ],
 )
-def test_what_is_wrong_is_named(root: Path, break_it, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_wrong_is_named(root: Path, break_it, message: str) -> None:
     break_it(root)
     with pytest.raises(DatasetError, match=message):
         read(root)
