@@ -64,13 +64,13 @@ def test_epochs_that_are_saved_and_drawn() -> None:
 
 
 def test_trials_are_counted_each() -> None:
-    plan = make_plan(load_config(QUICK, ["trials={a: {}, b: {epochs: 3}}"]))
+    plan = make_plan(load_config(QUICK, ["train.epochs=12", "trials={a: {}, b: {epochs: 3}}"]))
     assert [t.pictures for t in plan.trials] == [12 * 8, 3 * 8]
     assert plan.pictures == 15 * 8 + 20
 
 
 def test_the_quickstart_is_counted_before_it_is_drawn() -> None:
-    plan = make_plan(load_config(QUICK))
+    plan = make_plan(load_config(QUICK, ["dataset.drawn={solo: 16, pair: 8, trio: 12}"]))
     assert plan.images == 3 * 16 + 3 * 8 + 12
     assert plan.pods == ()
 
@@ -126,7 +126,8 @@ def test_other_early_warnings() -> None:
     assert "trial 'main' does not save: 7" in warnings(QUICK, "train.save_every=2", "grid.epochs=[2, 7]")
     assert "drawn world only" in warnings(TRIO, "judge.name=pixel")
     solo = "grid.prompts.0={name: solo, text: kanachan, cast: [kanachan]}"
-    assert "43% of the pictures show several characters" in warnings(QUICK, solo)
+    drawn = "dataset.drawn={solo: 16, pair: 8, trio: 12}"
+    assert "43% of the pictures show several characters" in warnings(QUICK, solo, drawn)
 
 
 def test_a_dataset_nobody_counted_is_said_to_be_unknown() -> None:
