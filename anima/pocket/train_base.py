@@ -66,7 +66,7 @@ class Schedule:
 
     steps: int
     batch: int = 24
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 3e-3
     warmup: int = 200
     fall: float = 0.3
     ema: float = 0.999
@@ -144,15 +144,16 @@ def train_base(model: Miniature, latents: Tensor, conditions: Tensor, out: Path,
     averaged = copy.deepcopy(transformer).requires_grad_(False).eval()
     if schedule.compiled:
         transformer.compile()
-    optimizer = torch.optim.AdamW(_groups(transformer), lr=schedule.learning_rate, betas=(0.9, 0.95), fused=True)
+    optimizers = _optimizers(transformer, schedule.learning_rate)
     state_file = out / "state.pt"
-    first = _restore(state_file, transformer, averaged, optimizer)
+    first = _restore(state_file, transformer, averaged, optimizers)
     recent: list[float] = []
     began = time.monotonic()
     for step in range(first, schedule.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate_at(step)
-        recent.append(_step(transformer, optimizer, latents, conditions, schedule, step))
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.rate_at(step)
+        recent.append(_step(transformer, optimizers, latents, conditions, schedule, step))
         decay = min(schedule.ema, (step + 1) / (step + 10))
         torch._foreach_lerp_(list(averaged.parameters()), list(transformer.parameters()), 1 - decay)
         if step % 50 == 49:
@@ -160,13 +161,13 @@ def train_base(model: Miniature, latents: Tensor, conditions: Tensor, out: Path,
             mean = sum(recent[-50:]) / len(recent[-50:])
             log.info("base | step=%d/%d loss=%.4f | %.3f s/step", step + 1, schedule.steps, mean, pace)
         if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
-            _save(state_file, transformer, averaged, optimizer, step + 1)
+            _save(state_file, transformer, averaged, optimizers, step + 1)
             model.save(out, averaged)
 
 
 def _step(
     transformer: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     latents: Tensor,
     conditions: Tensor,
     schedule: Schedule,
@@ -183,15 +184,21 @@ def _step(
     loss = (predicted - velocity_target(clean, noise)).square().mean()
     loss.backward()
     nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
     return loss.item()
 
 
-def _groups(model: nn.Module) -> list[dict[str, object]]:
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    return [{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+def _optimizers(model: nn.Module, rate: float) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Muon for the blocks' matrices, with updates as large as AdamW's (arXiv 2502.16982), and AdamW for the rest."""
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("transformer_blocks.")]
+    theirs = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in theirs]
+    return (
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    )
 
 
 def _pad(ids: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -201,20 +208,24 @@ def _pad(ids: list[list[int]]) -> tuple[Tensor, Tensor]:
     return tokens, mask
 
 
-def _restore(path: Path, model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _restore(path: Path, model: nn.Module, averaged: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
     model.load_state_dict(state["model"])
     averaged.load_state_dict(state["averaged"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(kept)
     log.info("base resumes | step=%d", state["step"])
     return int(state["step"])
 
 
-def _save(path: Path, model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _save(
+    path: Path, model: nn.Module, averaged: nn.Module, optimizers: Sequence[torch.optim.Optimizer], step: int
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".tmp")
-    state = {"model": model.state_dict(), "averaged": averaged.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save({**state, "step": step}, aside)
+    kept = [optimizer.state_dict() for optimizer in optimizers]
+    state = {"model": model.state_dict(), "averaged": averaged.state_dict(), "optimizers": kept, "step": step}
+    torch.save(state, aside)
     aside.replace(path)

@@ -11,6 +11,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -59,6 +60,10 @@ class Writer:
     """Takes messages at once and writes them when W&B can take them."""
 
     def __init__(self, config: StudyConfig, layout: Layout, warn: Callable[[str], None]) -> None:
+        # Here and not in the thread: two threads that import large libraries at once can see each other's half-made
+        # modules, and the caller is about to import ray and torch.
+        import wandb  # noqa: F401
+
         self._config, self._root, self._folder, self._warn = config, layout.wandb, layout.wandb / "wandb", warn
         self.told = Told.read(self._folder / f"told-{run_id(config)}.json")
         self._messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
@@ -159,7 +164,8 @@ def _forget_run() -> None:
     """End W&B's background process: after a failed start it holds on to the run's id."""
     import wandb
 
-    wandb.teardown(exit_code=1)
+    with suppress(SystemExit):  # it leaves by the exit code it was given, and would take this thread along
+        wandb.teardown(exit_code=1)
 
 
 def _write_conclusion(run: wandb.Run, told: Conclusion) -> None:

@@ -185,9 +185,9 @@ def driver(config: StudyConfig, layout: Layout, home: Path, **environment: str) 
     command = [sys.executable, "-c", program, str(layout.root), json.dumps(to_data(config))]
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "XDG_"))}
     own = {"HOME": str(home), "TMPDIR": str(home), "WANDB_API_KEY": KEY}
-    return subprocess.run(
-        command, capture_output=True, text=True, check=True, env=kept | own | environment, cwd=ROOT, timeout=120
-    )
+    done = subprocess.run(command, capture_output=True, text=True, env=kept | own | environment, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def files_with(folder: Path, secret: str) -> list[Path]:
