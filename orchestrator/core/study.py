@@ -155,17 +155,18 @@ class Finding(Record):
 
     def sentence(self) -> str:
         """The finding in plain words."""
+        mark = self.attribute if self.expected in ("", "yes") else f"{self.attribute} ({self.expected})"
         if self.kind == "count":
             return f"{self.seen} people instead of {self.expected}"
         if self.kind == "absorbed":
             return f"{self.character} is drawn as {self.seen}"
         if self.kind == "migrated":
-            return f"{self.character}'s {self.attribute} ({self.expected}) moved to {self.other}"
+            return f"{self.character}'s {mark} moved to {self.other}"
         if self.kind == "duplicated":
-            return f"{self.character}'s {self.attribute} ({self.expected}) is also on {self.other}"
+            return f"{self.character}'s {mark} is also on {self.other}"
         if self.kind == "drift":
             return f"{self.character}'s {self.attribute} is {self.seen}, not {self.expected}"
-        return f"{self.character} has no {self.attribute} ({self.expected}); seen: {self.seen or 'nothing'}"
+        return f"{self.character} has no {mark}; seen: {self.seen or 'nothing'}"
 
 
 @dataclass(frozen=True, slots=True)

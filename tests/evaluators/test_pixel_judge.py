@@ -91,7 +91,7 @@ def test_loose_hair_instead_of_a_ponytail_is_missing() -> None:
 def test_an_ahoge_that_moved_is_migrated_once() -> None:
     (found,) = findings(replace(KANACHAN, ahoge=False), KEICHAN, replace(KOHARU, ahoge=True))
     assert (found.kind, found.character, found.other, found.position) == ("migrated", "kanachan", "koharu", 0)
-    assert found.sentence() == "kanachan's ahoge (yes) moved to koharu"
+    assert found.sentence() == "kanachan's ahoge moved to koharu"
 
 
 def test_an_ahoge_on_two_is_duplicated() -> None:
