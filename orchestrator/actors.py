@@ -31,7 +31,7 @@ os.environ.update(
     # Patience for machines that are busy with other work.
     RAY_worker_register_timeout_seconds="180",
     # Ray's own 15 lets a training starve beside anything else that computes; this still yields to a person's programs.
-    RAY_worker_niceness=os.environ.get("RAY_worker_niceness", "5"),
+    RAY_worker_niceness="5",
 )
 
 # Ray reads the environment above while it is imported.
