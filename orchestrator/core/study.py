@@ -155,6 +155,10 @@ class Finding(Record):
 
     def sentence(self) -> str:
         """The finding in plain words."""
+        if self.attribute == "identity" and self.kind == "missing":
+            return f"{self.character} is not there ({self.expected})"
+        if self.attribute == "identity" and self.kind == "duplicated":
+            return f"{self.character} is there twice ({self.expected})"
         mark = self.attribute if self.expected in ("", "yes") else f"{self.attribute} ({self.expected})"
         if self.kind == "count":
             return f"{self.seen} people instead of {self.expected}"
