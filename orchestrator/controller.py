@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from infra.volume import LocalVolume
 from orchestrator.core.errors import AdapterError, StudyError
 from orchestrator.core.study import Cell, Checkpoint, Verdict
-from orchestrator.crew import Crew, Drawn, Failed, Judged, Report, Step, Trained
+from orchestrator.crew import Crew, Drawn, Failed, Judged, Report, Trained
 from orchestrator.ledger import Event, EventKind, Ledger
 from orchestrator.policy import Adopt, Decision, Draw, Finish, Judge, Standing, Target, Train, Work, decide
 from orchestrator.reconcile import (
@@ -39,6 +39,7 @@ from orchestrator.reconcile import (
     unrecorded_sample,
 )
 from orchestrator.state import StudyState
+from trainer.facts import StepLogged
 
 WAIT_S = 0.5
 """How long one look for reports takes at most; also how soon a request to stop is noticed."""
@@ -50,7 +51,7 @@ class Watcher(Protocol):
     def event(self, event: Event, state: StudyState) -> None:
         """A fact was recorded; `state` already contains it."""
 
-    def step(self, step: Step) -> None:
+    def step(self, step: StepLogged) -> None:
         """The trainer made a step."""
 
     def note(self, sentence: str) -> None:

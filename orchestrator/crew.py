@@ -16,27 +16,14 @@ from typing import Protocol
 from orchestrator.core.errors import StudyError
 from orchestrator.core.study import Cell, Checkpoint, Sample, Verdict
 from orchestrator.policy import Draw, Judge, Role, Train, Work
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One optimizer step as the screen shows it: where training is, and how it goes."""
-
-    trial: str
-    epoch: int
-    step: int
-    steps_per_epoch: int
-    loss: float
-    learning_rate: float
-    seconds: float
-    """Duration of the step."""
+from trainer.facts import StepLogged
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
     """What training did in one turn. `done` means the trial has nothing left to train."""
 
-    steps: tuple[Step, ...] = ()
+    steps: tuple[StepLogged, ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()
     done: bool = False
 

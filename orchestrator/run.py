@@ -20,7 +20,7 @@ from orchestrator.config import StudyConfig, load_config, to_data, to_yaml
 from orchestrator.controller import Controller, Interrupted, Watcher
 from orchestrator.core.errors import MissingError, StudyError
 from orchestrator.core.layout import Layout
-from orchestrator.crew import Crew, InlineCrew, Step, Workers
+from orchestrator.crew import Crew, InlineCrew, Workers
 from orchestrator.ledger import Event, Ledger, read_events
 from orchestrator.lock import sole_driver
 from orchestrator.policy import Target
@@ -31,6 +31,7 @@ from orchestrator.watch import LogFile, PlainLines, Screen, choice_lines, from_h
 from orchestrator.workers import StudyWorkers
 from trainer.checkpoints import published_checkpoints
 from trainer.dataset import read_dataset
+from trainer.facts import StepLogged
 
 INTERRUPTED = 130
 
@@ -201,7 +202,7 @@ class TrackerWatcher:
     def event(self, event: Event, state: StudyState) -> None:
         self._tracker.record(event, state)
 
-    def step(self, step: Step) -> None:
+    def step(self, step: StepLogged) -> None:
         self._tracker.step(step.trial, step.epoch, step.step, step.loss, step.learning_rate)
 
     def note(self, sentence: str) -> None:

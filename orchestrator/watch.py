@@ -15,10 +15,10 @@ from rich.text import Text
 
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Choice, EpochRate
-from orchestrator.crew import Step
 from orchestrator.ledger import Event
 from orchestrator.policy import Target, rates, unfinished_trials, wanted_cells
 from orchestrator.state import StudyState
+from trainer.facts import StepLogged
 
 
 def sentence(event: Event, state: StudyState) -> str:
@@ -76,7 +76,7 @@ class LogFile:
     def event(self, event: Event, state: StudyState) -> None:
         self.note(sentence(event, state))
 
-    def step(self, step: Step) -> None:
+    def step(self, step: StepLogged) -> None:
         """Steps are in the trial's metrics.jsonl."""
 
     def note(self, sentence: str) -> None:
@@ -157,7 +157,7 @@ class PlainLines:
                     f" | {rate.passes}/{rate.scored} passed ({drawn} of {total} pictures drawn)"
                 )
 
-    def step(self, step: Step) -> None:
+    def step(self, step: StepLogged) -> None:
         """Steps are told by the checkpoint they lead to."""
 
     def note(self, sentence: str) -> None:
@@ -200,7 +200,7 @@ class Screen:
             self.note(sentence(event, state))
         self._refresh(state)
 
-    def step(self, step: Step) -> None:
+    def step(self, step: StepLogged) -> None:
         epochs = next((t.epochs for t in self._target.trials if t.trial == step.trial), step.epoch)
         self._bars.update(
             self._training,

@@ -10,7 +10,7 @@ from pathlib import Path
 from evaluators.judges.look import CharacterLook
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, Sample, Verdict
-from orchestrator.crew import Slice, Step
+from orchestrator.crew import Slice
 from trainer.config import DatasetConfig, TrainConfig
 from trainer.facts import CheckpointSaved, StepLogged, TrialFact
 
@@ -52,21 +52,11 @@ class TrialTrainer:
     def advance(self, turn_s: float) -> Slice:
         """Train until `turn_s` seconds went by, an epoch was saved, or nothing is left."""
         until = time.monotonic() + turn_s
-        steps: list[Step] = []
+        steps: list[StepLogged] = []
         for fact in self._facts:
             match fact:
                 case StepLogged():
-                    steps.append(
-                        Step(
-                            fact.trial,
-                            fact.epoch,
-                            fact.step,
-                            fact.steps_per_epoch,
-                            fact.loss,
-                            fact.learning_rate,
-                            fact.seconds,
-                        )
-                    )
+                    steps.append(fact)
                 case CheckpointSaved(checkpoint):
                     return Slice(tuple(steps), (checkpoint,))
             if time.monotonic() >= until:

@@ -18,9 +18,10 @@ from orchestrator.core.files import write_whole
 from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, Checkpoint, Finding, Sample, Verdict
-from orchestrator.crew import Slice, Step
+from orchestrator.crew import Slice
 from orchestrator.policy import Target, TrialTarget
 from trainer.checkpoints import intact_checkpoints, publish
+from trainer.facts import StepLogged
 
 JUDGE = ("scripted", 1)
 PASSES = {1: 0, 2: 1, 3: 4, 4: 4, 5: 4, 6: 3, 7: 0, 8: 0}
@@ -128,7 +129,7 @@ class ScriptedTrainer:
         saved = checkpoint(self.trial, epoch)
         write_whole(self.layout.adapter(self.trial, epoch), adapter_bytes(self.trial, epoch))
         publish(self.layout, saved)
-        return Slice((Step(self.trial, epoch, 10 * epoch, 10, 0.1, 1e-3, turn_s / 10),), (saved,))
+        return Slice((StepLogged(self.trial, epoch, 10 * epoch, 10, 0.1, 1e-3, turn_s / 10),), (saved,))
 
 
 class ScriptedArtist:

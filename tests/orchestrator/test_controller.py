@@ -20,12 +20,13 @@ from orchestrator.controller import Controller, Interrupted
 from orchestrator.core.errors import AdapterError, DatasetError, StudyError
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Sample
-from orchestrator.crew import Failed, InlineCrew, Report, Slice, Step
+from orchestrator.crew import Failed, InlineCrew, Report, Slice
 from orchestrator.ledger import Event, EventKind, Ledger, read_events
 from orchestrator.policy import Draw, Judge, Standing, Target, Train, Work, decide
 from orchestrator.state import StudyState, replay
 from tests.orchestrator.scripted import ScriptedArtist, ScriptedTrainer, ScriptedWorkers, target
 from trainer.checkpoints import published_checkpoints
+from trainer.facts import StepLogged
 
 TRIAL = "main-00000001"
 
@@ -243,7 +244,7 @@ def test_an_adapter_that_is_damaged_while_the_study_runs_is_retrained(root: Path
                 Layout(root).adapter(TRIAL, 2).write_bytes(b"flipped")
                 self.done = True
 
-        def step(self, step: Step) -> None: ...
+        def step(self, step: StepLogged) -> None: ...
 
         def note(self, sentence: str) -> None: ...
 
