@@ -39,11 +39,11 @@ def main() -> None:
         "--work", type=Path, default=Path("build/pocket"), help="where stages and their states are kept"
     )
     parser.add_argument("--out", type=Path, default=Path("anima/pocket/base"), help="where the finished base goes")
-    parser.add_argument("--pictures", type=int, default=20_000, help="pictures drawn for training")
-    parser.add_argument("--vae-steps", type=int, default=2400)
+    parser.add_argument("--pictures", type=int, default=24_000, help="pictures drawn for training")
+    parser.add_argument("--vae-steps", type=int, default=1850)
     parser.add_argument("--text-steps", type=int, default=1500, help="training steps of the text side")
     parser.add_argument("--wordings", type=int, default=2, help="captions per picture")
-    parser.add_argument("--steps", type=int, default=4000, help="training steps of the transformer")
+    parser.add_argument("--steps", type=int, default=7000, help="training steps of the transformer")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     # Numbers near zero that no longer matter would otherwise be computed many times slower.
@@ -54,6 +54,7 @@ def main() -> None:
     album = Album(SEED, args.pictures)
     if not (work / "vae").exists():
         train_vae(album, work / "vae", steps=args.vae_steps)
+    torch.manual_seed(SEED)
     corpus, model = Corpus(SEED), Miniature(work)
     if not (work / "text.pt").exists():
         train_text(model, corpus, work / "text.pt", steps=args.text_steps)
