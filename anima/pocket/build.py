@@ -2,7 +2,7 @@
 
     python -m anima.pocket.build --work build/pocket --out anima/pocket/base
 
-Seeded throughout; two CPU cores need about two hours. The result is written in fp16, the layout of the real model.
+Seeded throughout; two CPU cores need two to three hours. The result is written in fp16, the layout of the real model.
 """
 
 from __future__ import annotations
