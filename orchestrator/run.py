@@ -127,7 +127,9 @@ def drive(study: Study, console: Console, *, hire: Callable[[Study], Crew] | Non
             back_off_s=config.cluster.back_off_s,
             watchers=watchers,
         )
+        watchers.append(aloud := PlainLines(console, study.target, state))
         controller.reconcile()
+        watchers.remove(aloud)
         if controller.done():
             publish_results(study, state)
             console.print("Everything this study asks for is done already.", highlight=False)

@@ -143,3 +143,17 @@ def test_ctrl_c_stops_soon_is_recorded_and_loses_nothing(tmp_path: Path, number:
     assert code == 0
     calls = ScriptedWorkers(Layout(layout.root.resolve()).root).calls()
     assert len(calls) == len(set(calls)) == 3 + 6, "nothing was done twice"
+
+
+def test_a_damaged_adapter_is_set_apart_and_made_again_and_the_run_says_so(tmp_path: Path) -> None:
+    config = study_config(tmp_path)
+    go(config)
+    layout = config.layout()
+    (trial,) = {e.data["checkpoint"]["trial"] for e in read_events(layout.ledger) if e.kind == "checkpoint_saved"}
+    whole = layout.adapter(trial, 2).read_bytes()
+    layout.adapter(trial, 2).write_bytes(whole[:-1])
+    code, printed = go(config)
+    assert code == 0
+    assert "file set apart | " in printed
+    assert "will be made again" in printed
+    assert layout.adapter(trial, 2).read_bytes() == whole
