@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -14,8 +14,10 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     field_validator,
+    model_validator,
 )
 
+from evaluators.prompts import Format, Layout, compose, fill, head_count_lock
 from orchestrator.core.layout import safe_name
 from orchestrator.core.study import Drawing, Prompt
 
@@ -46,23 +48,51 @@ class EveryEpoch(_Frozen):
 
 
 class PromptConfig(_Frozen):
-    """A prompt as it is sent to the model, and whom it should show."""
+    """A prompt, written out or composed, and whom it should show. `text` is in the end what is sent to the model."""
 
     name: str
     """Short; it names a row of the report."""
-    text: str
-    cast: tuple[str, ...] = Field(min_length=1)
+    text: str = ""
+    """As it is sent, or with variables for the cast: `{left}`, `{center}`, `{right}`, `{1}`, `{triggers}`, `{cast}`,
+    `{count}`. Empty with a `format`."""
+    format: Format | None = None
+    """Compose the text: `trigger`, `tags`, `sentence`, `positional` or `json`."""
+    layout: Layout | None = None
+    """With a format: `side by side`, `touching` or `depth`."""
+    add: tuple[str, ...] = ()
+    """With a format: tags for everything but the looks, like `white background`."""
+    cast: tuple[str, ...] = Field(min_length=1, max_length=5)
     """Triggers from left to right."""
     negative: str = ""
+    """Counts where `drawing.cfg` is above 1 only."""
+    lock_count: bool = False
+    """Add the neighbouring head-counts to the negative prompt."""
 
     @field_validator("name")
     @classmethod
     def _nameable(cls, name: str) -> str:
         return safe_name(name, what="prompt name")
 
+    @model_validator(mode="after")
+    def _written_out(self) -> Self:
+        """Compose or fill the text, once: a prompt that was written out comes out the same."""
+        if self.format is None:
+            if not self.text:
+                raise ValueError("a prompt needs a `text` or a `format`")
+            if self.layout or self.add:
+                raise ValueError("`layout` and `add` go with a `format`; in a `text`, write them yourself")
+            text = fill(self.text, self.cast)
+        else:
+            text = compose(self.format, self.cast, layout=self.layout, add=self.add)
+            if self.text not in ("", text):
+                raise ValueError(f"a prompt has a `text` or a `format`, not both; the format makes: {text}")
+        object.__setattr__(self, "text", text)
+        return self
+
     def prompt(self) -> Prompt:
         """The same as the value that travels with every cell."""
-        return Prompt(self.name, self.text, self.cast, self.negative)
+        lock = head_count_lock(len(self.cast)) if self.lock_count else ""
+        return Prompt(self.name, self.text, self.cast, ", ".join(part for part in (self.negative, lock) if part))
 
 
 class DrawingConfig(_Frozen):
