@@ -75,6 +75,10 @@ class DrawingConfig(_Frozen):
     shift: PositiveFloat = 3.0
     width: PositiveInt = 1024
     height: PositiveInt = 1024
+    schedule: Literal["simple", "linspace"] = "simple"
+    """`simple` is ComfyUI's, `linspace` diffusers'; they are equal where `steps` divides 1000."""
+    noise: Literal["keyed", "comfyui"] = "keyed"
+    """Noise of er_sde's steps: by seed and step alone, or ComfyUI's, which differs between kinds of device."""
 
     def drawing(self) -> Drawing:
         """The same as the value that travels with every cell."""
