@@ -16,6 +16,7 @@ from pydantic import (
     field_validator,
 )
 
+from anima.prompt import read_prompt
 from orchestrator.core.layout import safe_name
 from orchestrator.core.study import Drawing, Prompt
 
@@ -59,6 +60,12 @@ class PromptConfig(_Frozen):
     @classmethod
     def _nameable(cls, name: str) -> str:
         return safe_name(name, what="prompt name")
+
+    @field_validator("text", "negative")
+    @classmethod
+    def _readable(cls, text: str) -> str:
+        read_prompt(text)
+        return text
 
     def prompt(self) -> Prompt:
         """The same as the value that travels with every cell."""
