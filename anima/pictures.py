@@ -67,7 +67,7 @@ class Studio:
         for use, adapter in zip(order.adapters, self.adapters, strict=True):
             triggers = adapter.metadata.trigger_words if adapter.metadata else ()
             if triggers and not any(trigger in prompt for trigger in triggers for prompt in order.prompts):
-                found.append(f"no prompt names a trigger of {use.name}: {', '.join(triggers)}")
+                found.append(f"no prompt names a trigger of {use.name}: {', '.join(map(repr, triggers))}")
         if order.base_sha256 not in (None, self.base_identity.result()):
             found.append(f"base {order.base} is not the one that picture was drawn with")
         return list(dict.fromkeys(found))

@@ -163,7 +163,7 @@ def test_early_warnings(capsys: pytest.CaptureFixture[str], tmp_path: Path, adap
     (away,) = warnings("1girl", "--negative", "é", "--cfg", "2")
     assert "cannot see 'é'" in away
     (nobody,) = warnings("1girl", "--adapter", str(adapter))
-    assert "no prompt names a trigger of koharu-12: koharu" in nobody
+    assert "no prompt names a trigger of koharu-12: 'koharu'" in nobody
     assert warnings("koharu", "--adapter", str(adapter)) == []
 
 
