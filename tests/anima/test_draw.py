@@ -182,3 +182,13 @@ def test_every_step_is_told_as_it_happens(base: Base) -> None:
     drawing = small(steps=3)
     draw_latents(base, [Request(PAIR, 1)], drawing, on_step=lambda number, guess: seen.append((number, guess.shape)))
     assert seen == [(n, (1, *base.codec.latent_shape(64, 48))) for n in range(3)]
+
+
+def test_sigma_reaches_the_model_unrounded_whatever_its_dtype() -> None:
+    half = load_base(POCKET, dtype=torch.bfloat16)
+    told: list[Tensor] = []
+    half.transformer.register_forward_pre_hook(lambda _module, inputs: told.append(inputs[1]))
+    latents = draw_latents(half, [Request(PAIR, 1)], small(steps=3))
+    assert latents.dtype == torch.float32
+    assert [t.dtype for t in told] == [torch.float32] * 3
+    assert [t.item() for t in told] == [torch.tensor(step.sigma).item() for step in plan(simple_sigmas(3), "er_sde")]
