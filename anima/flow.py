@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
+
+Schedule = Literal["simple", "linspace"]
+NoiseRule = Literal["keyed", "comfyui"]
 
 SHIFT = 3.0
 """Anima's shift: it moves the middle of a schedule from sigma 0.5 to 0.75."""
@@ -26,6 +29,11 @@ def shift(s: float, u: Tensor) -> Tensor: ...
 def shift(s: float, u: float | Tensor) -> float | Tensor:
     """s u / (1 + (s - 1) u): bends [0, 1] towards 1 for s > 1 and keeps both ends; s = 1 changes nothing."""
     return s * u / (1 + (s - 1) * u)
+
+
+def schedule_sigmas(schedule: Schedule, steps: int, s: float = SHIFT) -> tuple[float, ...]:
+    """steps + 1 sigmas from 1 down to 0 by the named schedule. Raises ValueError unless steps is 1 to 1000."""
+    return simple_sigmas(steps, s) if schedule == "simple" else linspace_sigmas(steps, s)
 
 
 def simple_sigmas(steps: int, s: float = SHIFT) -> tuple[float, ...]:
@@ -82,6 +90,18 @@ def step_noise(seed: int, step: int, shape: Sequence[int]) -> Tensor:
     """
     key = hashlib.sha256(f"step-noise:{seed}:{step}".encode()).digest()
     return initial_noise(int.from_bytes(key[:4], "little"), shape)
+
+
+def comfyui_step_noise(seed: int, step: int, shape: Sequence[int], device: torch.device) -> Tensor:
+    """The noise ComfyUI adds after `step` (0-based) when it draws the picture of `seed` in a batch of one: fp32.
+
+    ComfyUI takes one tensor after the other from one generator on the latent's device, seeded with `seed` (with
+    seed + 1 on the CPU), so the numbers depend on the kind of device. Every call starts that generator again.
+    """
+    generator = torch.Generator(device).manual_seed(seed + 1 if device.type == "cpu" else seed)
+    for _ in range(step):
+        torch.randn(tuple(shape), generator=generator, device=device, dtype=torch.float32)
+    return torch.randn(tuple(shape), generator=generator, device=device, dtype=torch.float32)
 
 
 def _check_steps(steps: int) -> None:

@@ -22,8 +22,8 @@ from anima.flow import SHIFT, shift
 
 Sampler = Literal["euler", "er_sde"]
 
-_FIRST_SIGMA = shift(SHIFT, 0.9999)
-"""ER-SDE divides by 1 - sigma, so a schedule that begins at 1 begins here instead (ComfyUI's offset)."""
+_BEGIN = 0.9999
+"""ER-SDE divides by 1 - sigma, so a schedule that begins at 1 begins at shift(s, this) instead (ComfyUI's offset)."""
 
 _INTEGRATION_POINTS = 200
 
@@ -46,6 +46,7 @@ def sample(
     *,
     sampler: Sampler,
     step_noise: Callable[[int], Tensor],
+    s: float = SHIFT,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Integrate from `noise` at sigmas[0] to a latent at 0; gives (B, ...), fp32, on the device of `noise`.
@@ -55,13 +56,14 @@ def sample(
     sigmas: N + 1 falling numbers, the last of them 0.
     step_noise: step (0-based) -> (B, ...), the samples' own noise for it, stacked; called for every step of `er_sde`
         but the last, never for `euler`.
+    s: the shift of the schedule; it sets where `er_sde` begins.
     on_step: called after each step with its number and D (B, ...), the latent as it is guessed then.
     Raises ValueError for sigmas that do not fall to 0.
     """
     x = noise.float()
     known: deque[Tensor] = deque(maxlen=3)
     with torch.no_grad():
-        for number, step in enumerate(plan(tuple(float(s) for s in sigmas), sampler)):
+        for number, step in enumerate(plan(tuple(float(sigma) for sigma in sigmas), sampler, s)):
             known.appendleft(x - step.sigma * velocity(x, step.sigma).float())
             x = step.keep * x
             for weight, estimate in zip(step.weights, known, strict=False):
@@ -74,23 +76,23 @@ def sample(
 
 
 @lru_cache(maxsize=64)
-def plan(sigmas: tuple[float, ...], sampler: Sampler) -> tuple[Step, ...]:
-    """The coefficients of every step. The last step of both samplers is x = D."""
+def plan(sigmas: tuple[float, ...], sampler: Sampler, s: float = SHIFT) -> tuple[Step, ...]:
+    """The coefficients of every step; `s` as for `sample`. The last step of both samplers is x = D."""
     falling = all(a > b for a, b in pairwise(sigmas))
     if len(sigmas) < 2 or not falling or sigmas[0] > 1 or sigmas[-1] != 0:
         raise ValueError(f"sigmas must fall from at most 1 to 0, not {sigmas}")
-    return _euler(sigmas) if sampler == "euler" else _er_sde(sigmas)
+    return _euler(sigmas) if sampler == "euler" else _er_sde(sigmas, shift(s, _BEGIN))
 
 
 def _euler(sigmas: tuple[float, ...]) -> tuple[Step, ...]:
     """x + (sigma_t - sigma_s) v, written with D."""
-    ratios = [(s, t / s) for s, t in pairwise(sigmas)]
+    ratios = [(here, there / here) for here, there in pairwise(sigmas)]
     return tuple(Step(sigma, keep=r, weights=(1 - r,)) for sigma, r in ratios)
 
 
-def _er_sde(sigmas: tuple[float, ...]) -> tuple[Step, ...]:
+def _er_sde(sigmas: tuple[float, ...], begin: float) -> tuple[Step, ...]:
     """ER-SDE-Solver-3 (arXiv 2309.06169) on lambda = sigma / (1 - sigma), as ComfyUI's `er_sde` runs it."""
-    sigmas = (min(sigmas[0], _FIRST_SIGMA), *sigmas[1:]) if sigmas[0] >= 1 else sigmas
+    sigmas = (begin, *sigmas[1:]) if sigmas[0] >= 1 else sigmas
     if sigmas[1] >= sigmas[0]:
         raise ValueError(f"er_sde begins at {sigmas[0]:.8f}; the second sigma, {sigmas[1]:.8f}, is not below it")
     lambdas = [sigma / (1 - sigma) for sigma in sigmas]

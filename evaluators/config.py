@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from anima.prompt import read_prompt
 from evaluators.prompts import Format, Layout, compose, fill, head_count_lock
 from orchestrator.core.layout import safe_name
 from orchestrator.core.study import Drawing, Prompt
@@ -86,8 +87,15 @@ class PromptConfig(_Frozen):
             text = compose(self.format, self.cast, layout=self.layout, add=self.add)
             if self.text not in ("", text):
                 raise ValueError(f"a prompt has a `text` or a `format`, not both; the format makes: {text}")
+        read_prompt(text)
         object.__setattr__(self, "text", text)
         return self
+
+    @field_validator("negative")
+    @classmethod
+    def _readable(cls, negative: str) -> str:
+        read_prompt(negative)
+        return negative
 
     def prompt(self) -> Prompt:
         """The same as the value that travels with every cell."""
@@ -105,6 +113,10 @@ class DrawingConfig(_Frozen):
     shift: PositiveFloat = 3.0
     width: PositiveInt = 1024
     height: PositiveInt = 1024
+    schedule: Literal["simple", "linspace"] = "simple"
+    """`simple` is ComfyUI's, `linspace` diffusers'; they are equal where `steps` divides 1000."""
+    noise: Literal["keyed", "comfyui"] = "keyed"
+    """Noise of er_sde's steps: by seed and step alone, or ComfyUI's, which differs between kinds of device."""
 
     def drawing(self) -> Drawing:
         """The same as the value that travels with every cell."""

@@ -7,7 +7,6 @@ picture that exists can always be explained and redrawn.
 
 from __future__ import annotations
 
-import io
 import json
 import platform
 import time
@@ -18,18 +17,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from anima.adapter_files import read_adapter
 from anima.base import base_folder
 from anima.draw import Request, draw
-from anima.flow import simple_sigmas
+from anima.flow import schedule_sigmas
 from anima.load import load_base
 from anima.lora import Merger
+from anima.png import parameters_text, png_bytes
 from orchestrator.core.files import write_whole
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import ENGINE_NUMERICS, Cell, Sample
@@ -102,11 +99,12 @@ class Engine:
 
     def _sidecar(self, cell: Cell, digest: str, seconds: float) -> dict[str, Any]:
         """Everything needed to draw the picture again, and what it came to."""
+        drawing = cell.drawing
         return {
             "cell_key": cell.key,
             **cell.to_json(),
-            "sigmas": [round(s, 8) for s in simple_sigmas(cell.drawing.steps, cell.drawing.shift)],
-            "noise": "per sample, cpu fp32",
+            "sigmas": [round(s, 8) for s in schedule_sigmas(drawing.schedule, drawing.steps, drawing.shift)],
+            "noise": f"per sample, {drawing.noise}, fp32",
             "batch": self._batch,
             "numerics": ENGINE_NUMERICS,
             "device": torch.cuda.get_device_name() if self._base.device.type == "cuda" else platform.machine(),
@@ -119,16 +117,7 @@ class Engine:
 
 
 def _png(cell: Cell, pixels: Tensor) -> bytes:
-    """(3, H, W) in [-1, 1] as PNG bytes; the text fields are where ComfyUI and A1111 users look for the settings."""
-    levels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    d = cell.drawing
-    text = PngInfo()
-    text.add_text(
-        "parameters",
-        f"{cell.prompt.text}\nNegative prompt: {cell.prompt.negative}\nSteps: {d.steps}, Sampler: {d.sampler}, "
-        f"Schedule type: simple, CFG scale: {d.cfg}, Seed: {cell.seed}, Size: {d.width}x{d.height}, "
-        f"Lora: {Path(cell.adapter).parent.name}, Lora weight: {cell.weight}",
-    )
-    stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(levels)).save(stream, "PNG", pnginfo=text, compress_level=4)
-    return stream.getvalue()
+    """(3, H, W) in [-1, 1] as PNG bytes, with the cell's settings in its text."""
+    adapter = {"Lora": Path(cell.adapter).parent.name, "Lora weight": cell.weight}
+    text = parameters_text(cell.prompt.text, cell.prompt.negative, cell.seed, cell.drawing, adapter)
+    return png_bytes(pixels, text)

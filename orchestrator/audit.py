@@ -11,6 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from anima.prompt import read_prompt
+from anima.vocabulary import t5_tokenizer, unknown_words
 from evaluators.config import PromptConfig
 from evaluators.judges.look import CharacterLook
 
@@ -73,6 +75,20 @@ def audit_prompts(prompts: Iterable[PromptConfig], cast: Mapping[str, CharacterL
                     " trigger and position alone keep characters apart"
                 )
     return warnings
+
+
+def audit_words(prompts: Iterable[PromptConfig], base: Path) -> list[str]:
+    """Warnings about words of the prompts that the base's text conditioner cannot see; none without its tokenizer."""
+    tokenizer = t5_tokenizer(base)
+    if tokenizer is None:
+        return []
+    unseen = {p.name: unknown_words(read_prompt(f"{p.text} {p.negative}"), tokenizer) for p in prompts}
+    return [
+        f"prompt {name!r} has {', '.join(map(repr, words))}: T5 has no token for it, so it means what any unknown word"
+        " means; write it in plain letters, in the captions too"
+        for name, words in unseen.items()
+        if words
+    ]
 
 
 def look_words(look: CharacterLook) -> list[str]:

@@ -54,7 +54,12 @@ LIGHT = (
     "evaluators.rates",
     "evaluators.sidecar",
     "infra.*",
+    "anima.__main__",
     "anima.base",
+    "anima.commands.*",
+    "anima.order",
+    "anima.prompt",
+    "anima.vocabulary",
 )
 """Modules that plan, decide, or show what is known: they must start at once, anywhere."""
 
@@ -213,9 +218,19 @@ def test_the_look_inside_the_interpreter_sees_heavy_packages(loaded: dict[str, l
     assert len(loaded) > 25
 
 
-@pytest.mark.parametrize("command", ["--help", "plan conf/trio_v2.yaml", "status conf/quickstart.yaml"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "orchestrator --help",
+        "orchestrator plan conf/trio_v2.yaml",
+        "orchestrator status conf/quickstart.yaml",
+        "anima --help",
+        "anima draw --help",
+        "anima draw 1girl --size 1x1",
+    ],
+)
 def test_commands_that_only_tell_load_nothing_heavy(command: str) -> None:
-    arguments = [sys.executable, "-X", "importtime", "-m", "orchestrator", *command.split()]
+    arguments = [sys.executable, "-X", "importtime", "-m", *command.split()]
     child = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     lines = [line for line in child.stderr.splitlines() if line.startswith("import time:")]
     imported = {line.rpartition("|")[2].strip() for line in lines}

@@ -13,8 +13,8 @@ from typing import Any, Literal, Self
 
 from orchestrator.core.identity import digest
 
-ENGINE_NUMERICS = 1
-"""Raised whenever the same cell would come out as different pixels on the same device."""
+ENGINE_NUMERICS = 2
+"""Raised whenever some cell would come out as different pixels on the same device; `_numerics` says which cells."""
 
 Outcome = Literal["pass", "fail", "unscored"]
 
@@ -77,6 +77,10 @@ class Drawing(Record):
     shift: float = 3.0
     width: int = 1024
     height: int = 1024
+    schedule: Literal["simple", "linspace"] = "simple"
+    """Which sigmas: ComfyUI's `simple`, or diffusers' shifted linspace; equal where `steps` divides 1000."""
+    noise: Literal["keyed", "comfyui"] = "keyed"
+    """Noise of each step: a function of seed and step alone, or ComfyUI's sequence, which differs between devices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +121,27 @@ def _cell_key(cell: Cell) -> str:
             "prompt": cell.prompt.text,
             "negative": cell.prompt.negative,
             "seed": cell.seed,
-            "drawing": asdict(cell.drawing),
+            "drawing": _drawing_facts(cell.drawing),
             "base": cell.base_sha256,
-            "numerics": ENGINE_NUMERICS,
+            "numerics": _numerics(cell),
         }
     )
+
+
+def _drawing_facts(drawing: Drawing) -> dict[str, Any]:
+    """Without choices at their default that keys of older studies do not hold: it is the same picture."""
+    later = {f.name: f.default for f in fields(Drawing) if f.name in ("schedule", "noise")}
+    return {name: value for name, value in asdict(drawing).items() if name not in later or value != later[name]}
+
+
+def _numerics(cell: Cell) -> int:
+    """The version of the engine since which the cell has its pixels; so a new version redraws only what it changes.
+
+    2: prompts with parentheses have weights, and er_sde begins at a sigma that follows the shift.
+    """
+    weighted = any(sign in cell.prompt.text + cell.prompt.negative for sign in "()")
+    moved = cell.drawing.sampler == "er_sde" and cell.drawing.shift != 3.0
+    return 2 if weighted or moved else 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,11 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from anima.flow import (
     add_noise,
+    comfyui_step_noise,
     guided,
     initial_noise,
     linspace_sigmas,
+    schedule_sigmas,
     shift,
     simple_sigmas,
     step_noise,
@@ -114,3 +116,21 @@ def test_noise_of_every_seed_and_step_is_its_own() -> None:
     assert correlation.abs().max() < 0.7
     assert stacked.mean().abs() < 0.03
     assert stacked.std().item() == pytest.approx(1.0, abs=0.03)
+
+
+def test_schedules_are_chosen_by_name() -> None:
+    assert schedule_sigmas("simple", 30, 2.0) == simple_sigmas(30, 2.0)
+    assert schedule_sigmas("linspace", 30, 2.0) == linspace_sigmas(30, 2.0)
+    assert simple_sigmas(30) != linspace_sigmas(30)
+    assert max(abs(a - b) for a, b in zip(simple_sigmas(30), linspace_sigmas(30), strict=True)) < 0.0019
+
+
+def test_comfyuis_noise_is_one_sequence_that_begins_at_the_next_seed_on_a_cpu() -> None:
+    shape, cpu = (16, 1, 6, 4), torch.device("cpu")
+    torch.manual_seed(43)
+    sequence = [torch.randn((1, *shape))[0] for _ in range(5)]
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    for step in (3, 0, 4, 1, 2):
+        assert torch.equal(comfyui_step_noise(42, step, shape, cpu), sequence[step])
+    assert torch.equal(torch.get_rng_state(), state), "the global generator is left alone"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from diffusers import CosmosTransformer3DModel, ModularPipeline
@@ -12,9 +11,9 @@ from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.models.transformers import transformer_cosmos
 
 from anima.base import POCKET, base_sha256, missing_parts
-from anima.draw import Request, draw
-from anima.flow import initial_noise
-from anima.load import load_base, load_transformer
+from anima.draw import Request, draw, draw_latents
+from anima.flow import Schedule, initial_noise
+from anima.load import Base, load_base, load_transformer
 from orchestrator.core.errors import MissingError
 from orchestrator.core.study import Drawing
 
@@ -41,17 +40,47 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
         load_base(tmp_path)
 
 
-def test_diffusers_own_pipeline_draws_the_same_picture_from_the_same_folder() -> None:
-    pipeline = ModularPipeline.from_pretrained(str(POCKET))
-    pipeline.load_components(dtype=torch.float32)
-    pipeline.update_components(guider=ClassifierFreeGuidance(guidance_scale=1.0))
-    base = load_base(POCKET)
-    noise = initial_noise(7, base.codec.latent_shape(96, 64)).unsqueeze(0)
-    theirs = pipeline(prompt=PROMPT, width=96, height=64, num_inference_steps=8, latents=noise, output="images")[0]
-    # 8 steps divide the table of 1000, so diffusers' sigmas are ours; its Euler is deterministic.
-    ours = draw(base, [Request(PROMPT, 7)], Drawing(sampler="euler", steps=8, width=96, height=64))[0]
-    levels = ((ours.permute(1, 2, 0) + 1) * 127.5).numpy()
-    assert np.abs(levels - np.asarray(theirs, dtype=np.float32)).mean() < 1.0
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return load_base(POCKET)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> ModularPipeline:
+    loaded = ModularPipeline.from_pretrained(str(POCKET))
+    loaded.load_components(dtype=torch.float32)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+@pytest.mark.parametrize(
+    ("batch", "cfg", "schedule", "steps"),
+    [(1, 1.0, "simple", 8), (8, 1.0, "linspace", 7), (1, 3.5, "linspace", 7), (8, 3.5, "simple", 5)],
+)
+def test_diffusers_own_pipeline_draws_the_same_pictures(
+    base: Base, pipeline: ModularPipeline, batch: int, cfg: float, schedule: Schedule, steps: int
+) -> None:
+    """Its Euler on the same latents in fp32. Where steps divide the table of 1000, `simple` has diffusers' sigmas."""
+    negative = "1girl, solo, red hair"
+    prompts = [PROMPT, "1girl, solo, green hair", "koharu", *[f"3girls, {n} hair" for n in ("red", "blue")] * 3][:batch]
+    seeds = range(7, 7 + batch)
+    shape = base.codec.latent_shape(96, 64)
+    pipeline.update_components(guider=ClassifierFreeGuidance(guidance_scale=cfg))
+    state = pipeline(
+        prompt=prompts,
+        negative_prompt=[negative] * batch,
+        width=96,
+        height=64,
+        num_inference_steps=steps,
+        latents=torch.stack([initial_noise(seed, shape) for seed in seeds]),
+        output_type="pt",
+    )
+    requests = [Request(prompt, seed, negative) for prompt, seed in zip(prompts, seeds, strict=True)]
+    drawing = Drawing(sampler="euler", steps=steps, cfg=cfg, width=96, height=64, schedule=schedule)
+    latents = draw_latents(base, requests, drawing)
+    torch.testing.assert_close(latents, state.get("latents"), rtol=0, atol=1e-4)
+    # Its pictures are in [0, 1].
+    torch.testing.assert_close((draw(base, requests, drawing) + 1) / 2, state.get("images"), rtol=0, atol=1e-4)
 
 
 def test_folding_the_padding_mask_away_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anima.flow import initial_noise, simple_sigmas, step_noise
+from anima.flow import Schedule, initial_noise, schedule_sigmas, simple_sigmas, step_noise
 from anima.samplers import Sampler, plan, sample
 
 MEAN, STD, COUNT = 0.5, 0.3, 100_000
@@ -33,11 +33,11 @@ def noises(seed: int, shape: tuple[int, ...]) -> Callable[[int], Tensor]:
     return lambda step: step_noise(seed, step, shape)
 
 
-def toy_std(sampler: Sampler, steps: int) -> float:
+def toy_std(sampler: Sampler, steps: int, schedule: Schedule = "simple") -> float:
     x = sample(
         gaussian_velocity,
         initial_noise(1, (COUNT,)),
-        simple_sigmas(steps),
+        schedule_sigmas(schedule, steps),
         sampler=sampler,
         step_noise=noises(1, (COUNT,)),
     )
@@ -54,9 +54,10 @@ def test_toy_gaussian_converges_as_published(sampler: Sampler, expected: tuple[f
     assert [toy_std(sampler, steps) for steps in (8, 20, 30, 50)] == pytest.approx(expected, abs=0.003)
 
 
-def test_er_sde_converges_faster_than_euler() -> None:
+@pytest.mark.parametrize("schedule", ["simple", "linspace"])
+def test_er_sde_converges_faster_than_euler(schedule: Schedule) -> None:
     for steps in (8, 20, 30, 50):
-        assert STD - toy_std("er_sde", steps) < STD - toy_std("euler", steps)
+        assert STD - toy_std("er_sde", steps, schedule) < STD - toy_std("euler", steps, schedule)
 
 
 def staged_er_sde(velocity: Callable[[Tensor, float], Tensor], x: Tensor, steps: int, seed: int) -> Tensor:
@@ -190,3 +191,10 @@ def test_weights_of_a_step_that_keeps_a_constant_estimate_agree() -> None:
 def test_schedules_that_do_not_fall_to_zero_are_refused(sigmas: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="sigmas must fall"):
         plan(sigmas, "euler")
+
+
+@pytest.mark.parametrize(("s", "begin"), [(1.0, 0.9999), (3.0, 0.9999666644), (5.0, 0.9999799984)])
+def test_er_sde_begins_at_its_own_shift_of_0_9999(s: float, begin: float) -> None:
+    assert plan(simple_sigmas(8, s), "er_sde", s)[0].sigma == pytest.approx(begin, abs=1e-10)
+    assert plan(simple_sigmas(8, s), "euler", s)[0].sigma == 1
+    assert plan((0.9, 0.5, 0.0), "er_sde", s)[0].sigma == 0.9, "a schedule below 1 begins where it begins"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from anima.adapter_files import AdapterMetadata, write_adapter
 from anima.base import POCKET, base_sha256
 from anima.load import load_transformer
 from anima.lora import adapter_state, inject
+from evaluators.config import DrawingConfig
 from evaluators.engine import Engine
 from orchestrator.core.errors import AdapterError
 from orchestrator.core.layout import Layout
@@ -86,6 +88,21 @@ def test_the_sidecar_tells_everything_needed_to_draw_again(
     assert sidecar["image_sha256"] == sample.sha256
     assert len(sidecar["sigmas"]) == DRAWING.steps + 1
     assert "Seed: 9" in Image.open(path).text["parameters"]  # type: ignore[attr-defined]
+
+
+def test_schedule_and_noise_are_choices_of_the_grid(engine: Engine, study: tuple[Layout, dict[int, str]]) -> None:
+    [plain] = cells(study, 1, [9])
+    choices = [
+        DrawingConfig(steps=3, width=96, height=64),
+        DrawingConfig(steps=3, width=96, height=64, schedule="linspace"),
+        DrawingConfig(steps=3, width=96, height=64, noise="comfyui"),
+    ]
+    drawn = [engine.draw([replace(plain, drawing=choice.drawing())])[0] for choice in choices]
+    assert drawn[0].cell_key == plain.key
+    assert len({sample.sha256 for sample in drawn}) == len({sample.cell_key for sample in drawn}) == 3
+    path = study[0].resolve(drawn[1].image)
+    assert "Schedule type: linspace" in Image.open(path).text["parameters"]  # type: ignore[attr-defined]
+    assert json.loads(path.with_suffix(".json").read_text())["sigmas"] == [1.0, 0.85714286, 0.6, 0.0]
 
 
 def test_a_damaged_adapter_is_never_drawn(engine: Engine, study: tuple[Layout, dict[int, str]]) -> None:

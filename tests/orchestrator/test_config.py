@@ -68,6 +68,8 @@ def test_unknown_key_of_any_part(override: str, unknown: str, nearest: str) -> N
         ("grid.seeds=[1,1]", ["grid.seeds", "listed twice: 1"]),
         ("grid.prompts.0.cast=[kanchan]", ["'kanchan', who is not in the cast", "did you mean 'kanachan'?"]),
         ("grid.prompts.0.text=nobody", ["does not name 'kanachan'"]),
+        ("grid.prompts.0.negative=(solo:nan)", ["the weight of (solo:nan) is not finite"]),
+        ("grid.drawing.noise=mine", ["grid.drawing.noise", "'keyed' or 'comfyui'"]),
         ("study=../elsewhere", ["'../elsewhere' cannot be a file name"]),
         ("trials={a/b: {}}", ["trial 'a/b' cannot be a file name"]),
         ("base=${nowhere}", ["'nowhere' not found"]),

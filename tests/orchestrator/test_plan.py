@@ -119,6 +119,12 @@ def test_prompts_that_write_looks_are_warned_about() -> None:
     assert not make_plan(load_config(QUICK)).warnings
 
 
+def test_words_the_text_conditioner_cannot_see_are_warned_about() -> None:
+    plan = make_plan(load_config(QUICK, ["grid.prompts.0.text=3girls, kanachan, keichan, koharu, (naïve:1.2)"]))
+    (warning,) = plan.warnings
+    assert "prompt 'trio' has 'naïve': T5 has no token for it" in warning
+
+
 def test_other_early_warnings() -> None:
     def warnings(path: Path, *overrides: str) -> str:
         return " / ".join(make_plan(load_config(path, overrides)).warnings)
