@@ -8,10 +8,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from anima.commands import draw
+from anima.commands import convert, draw, inspect
+from anima.commands.terminal import printable
 from orchestrator.core.errors import ConfigError, StudyError
 
-COMMANDS = (draw,)
+COMMANDS = (draw, inspect, convert)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parser().parse_args(arguments)
         return int(options.run(options))
     except StudyError as error:
-        print(f"error: {error}".replace("\n", " "), file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)

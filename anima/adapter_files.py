@@ -1,76 +1,28 @@
-"""Adapter files: written whole or not at all, byte for byte repeatable, and read with suspicion.
+"""Adapter files: written whole or not at all, byte for byte repeatable, and read in every layout in use.
 
-A file is safetensors with `diffusion_model.*.lora_A/lora_B.weight` and no alpha keys, the one form that ComfyUI and
-diffusers both load. Its metadata says how it was made and carries a checksum over everything else, so a copy that was
-damaged on its way is noticed even by someone who never saw the original.
+A file of this project is safetensors with `diffusion_model.*.lora_A/lora_B.weight` and no alpha keys, the one form that
+ComfyUI and diffusers both load. Its metadata says how it was made. `read_adapter` takes files of other programs too.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import struct
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
+from anima.adapters.container import AdapterFile, Content, read_content, unsound_numbers, write_content
+from anima.adapters.keys import split_key
+from anima.adapters.layouts import canonical
+from anima.adapters.metadata import AdapterMetadata
+from anima.adapters.names import layout_of
+from anima.adapters.peft_config import BESIDE, IN_FILE, PeftConfig
+from anima.adapters.reading import deltas_of, refuse
 from orchestrator.core.errors import AdapterError
 
-_PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
-# A zip archive is what torch.save writes today, \x80 opens a binary pickle.
-_PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-_CHECKSUM = "checksum"
-_PREFIX = "adapter."
-_REPLACE = "quarantine it, then fetch, retrain or redraw it"
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterMetadata:
-    """How an adapter came to be. Written as strings named `adapter.<field>` in the file's metadata."""
-
-    rank: int
-    alpha: float
-    """As trained; already folded into lora_B, so a loader must not apply it again."""
-    base_sha256: str
-    dataset_sha256: str
-    trial: str
-    epoch: int
-    step: int
-    """Optimizer steps so far."""
-    exposures_per_image: float
-    trigger_words: tuple[str, ...]
-    project_version: str
-
-    def to_strings(self) -> dict[str, str]:
-        """Each field as JSON text."""
-        return {_PREFIX + name: json.dumps(value, ensure_ascii=False) for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_strings(cls, strings: Mapping[str, str]) -> AdapterMetadata:
-        """Read what `to_strings` wrote. Raises TypeError or ValueError for anything else."""
-        values: dict[str, Any] = {
-            key.removeprefix(_PREFIX): json.loads(text) for key, text in strings.items() if key.startswith(_PREFIX)
-        }
-        values["trigger_words"] = tuple(values.get("trigger_words", ()))
-        return cls(**values)
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterFile:
-    """A file that is on disk, whole."""
-
-    path: Path
-    sha256: str
-    size_bytes: int
+__all__ = ["Adapter", "AdapterFile", "AdapterMetadata", "adapter_pairs", "read_adapter", "write_adapter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +31,11 @@ class Adapter:
 
     file: AdapterFile
     state: dict[str, Tensor]
+    """Its tensors under this project's names: lora_A/lora_B (or LoKr's, LoHa's, diff), and alpha where that scales."""
     metadata: AdapterMetadata | None
+    layers: int
+    layout: str
+    """How the file names its layers: comfy, kohya, diffusers, lycoris, onetrainer, peft or bare."""
 
 
 def write_adapter(
@@ -92,45 +48,59 @@ def write_adapter(
     The same state and metadata give the same bytes. Raises AdapterError for tensors that are not finite in `dtype`.
     """
     adapter_pairs(state, where=path.name)
-    tensors = {name: state[name].detach().to("cpu", dtype).contiguous() for name in sorted(state)}
-    _check_finite(tensors, path)
-    content = _serialize(tensors, metadata.to_strings())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace_whole(path, content)
-    return AdapterFile(path, hashlib.sha256(content).hexdigest(), len(content))
+    tensors = {name: tensor.detach().to("cpu", dtype) for name, tensor in state.items()}
+    return write_content(path, tensors, metadata.to_strings())
 
 
 def read_adapter(path: Path, *, sha256: str | None = None) -> Adapter:
-    """Read an adapter onto the CPU in its stored dtype, refusing anything that is not sound.
+    """Read an adapter onto the CPU in its stored dtype, refusing anything that is not sound or not for Anima.
 
-    The bytes that are checked are the bytes that are used. With `sha256`, they must be the recorded ones.
-    Raises AdapterError naming the file and what is wrong with it.
+    With `sha256`, its bytes must be the recorded ones. Raises AdapterError naming the file and what is wrong with it,
+    with the first keys concerned.
     """
-    _check_name(path)
+    content = read_content(path, sha256=sha256)
+    deltas = deltas_of(content.tensors, where=str(path), config=peft_config(content))
+    for key, what in unsound_numbers(content.tensors).items():
+        raise AdapterError(f"{what} in {key}", where=str(path), fix="quarantine it, then fetch or retrain it")
+    layout = layout_of(content.tensors)
+    return Adapter(content.file, canonical(deltas), metadata_of(content), len(deltas), layout)
+
+
+def metadata_of(content: Content) -> AdapterMetadata | None:
+    """How this project made the file; None if it did not. Raises AdapterError for fields this version does not know."""
     try:
-        content = path.read_bytes()
+        return AdapterMetadata.from_strings(content.strings)
+    except (TypeError, ValueError) as error:
+        raise AdapterError(
+            f"has metadata this version does not read ({error})", where=str(content.file.path), fix="update the project"
+        ) from error
+
+
+def peft_config(content: Content) -> PeftConfig | None:
+    """The configuration that scales the file, from its metadata or, for PEFT's own files, from the file beside it.
+
+    Raises AdapterError where it is needed and not there: without it, alpha is unknown.
+    """
+    path = content.file.path
+    if IN_FILE in content.strings:
+        return PeftConfig.parse(content.strings[IN_FILE], f"{path}: {IN_FILE}")
+    if "peft" not in layout_of(content.tensors):
+        return None
+    if any(found is not None and found.part == "alpha" for found in map(split_key, content.tensors)):
+        return None
+    beside = path.with_name(BESIDE)
+    try:
+        return PeftConfig.parse(beside.read_text(encoding="utf-8"), str(beside))
     except OSError as error:
-        raise AdapterError(f"cannot be read ({error.strerror})", where=str(path), fix="retrain or fetch it") from error
-    # A safetensors header of 640 bytes begins with \x80\x02 too, but goes on with a brace.
-    if content.startswith(_PICKLE_MAGIC) and content[8:9] != b"{":
-        raise _unsound(path, "is a pickle, which can run code when it is opened", fix="convert it to safetensors")
-    found = hashlib.sha256(content).hexdigest()
-    if sha256 is not None and found != sha256:
-        raise _unsound(path, f"is not the recorded file: sha256 {found[:16]}… instead of {sha256[:16]}…")
-    strings = _check_header(content, path)
-    try:
-        tensors = safetensors.torch.load(content)
-    except safetensors.SafetensorError as error:
-        raise _unsound(path, f"is corrupt ({error})") from error
-    if _CHECKSUM in strings and strings[_CHECKSUM] != _checksum(tensors, strings):
-        raise _unsound(path, "is damaged: its content does not match the checksum it carries")
-    adapter_pairs(tensors, where=str(path))
-    _check_finite(tensors, path)
-    return Adapter(AdapterFile(path, found, len(content)), tensors, _metadata(strings, path))
+        raise AdapterError(
+            f"is PEFT's own file, whose alpha is in {BESIDE}, and that cannot be read ({error.strerror})",
+            where=str(path),
+            fix=f"put its {BESIDE} beside it",
+        ) from error
 
 
 def adapter_pairs(state: Mapping[str, Tensor], *, where: str = "adapter") -> dict[str, tuple[Tensor, Tensor]]:
-    """An adapter's tensors as layer name -> (A (rank, in), B (out, rank)).
+    """The tensors of this project's own layout as layer name -> (A (rank, in), B (out, rank)).
 
     Raises AdapterError naming the first offenders: keys of another kind, a half without its other, ranks that disagree,
     or no keys at all.
@@ -146,107 +116,3 @@ def adapter_pairs(state: Mapping[str, Tensor], *, where: str = "adapter") -> dic
     uneven = [n for n, (a, b) in pairs.items() if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]]
     refuse(uneven, "has lora_A and lora_B that do not multiply", where)
     return pairs
-
-
-def refuse(offenders: Iterable[str], what: str, where: str = "adapter") -> None:
-    """Raise an AdapterError with the first names and the count, if there are any."""
-    names = sorted(offenders)
-    if names:
-        rest = f" and {len(names) - 2} more" if len(names) > 2 else ""
-        raise AdapterError(
-            f"{what}: {', '.join(islice(names, 2))}{rest}",
-            where=where,
-            fix="use an adapter trained on this base, with diffusion_model.*.lora_A/lora_B.weight and no alpha keys",
-        )
-
-
-def _serialize(tensors: Mapping[str, Tensor], strings: Mapping[str, str]) -> bytes:
-    """safetensors with sorted metadata: the library writes it in a different order in every process."""
-    plain = safetensors.torch.save(dict(tensors))
-    (length,) = struct.unpack("<Q", plain[:8])
-    entries = json.loads(plain[8 : 8 + length])
-    marked = {**strings, "format": "pt", _CHECKSUM: _checksum(tensors, strings)}
-    metadata = {"__metadata__": dict(sorted(marked.items()))}
-    header = json.dumps(metadata | entries, separators=(",", ":"), ensure_ascii=False).encode()
-    header += b" " * (-len(header) % 8)
-    return struct.pack("<Q", len(header)) + header + plain[8 + length :]
-
-
-def _checksum(tensors: Mapping[str, Tensor], strings: Mapping[str, str]) -> str:
-    """sha256 over every tensor (name, dtype, shape, bytes) and every metadata string of ours."""
-    total = hashlib.sha256()
-    ours = {key: value for key, value in strings.items() if key.startswith(_PREFIX)}
-    total.update(json.dumps(ours, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
-        total.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-    return total.hexdigest()
-
-
-def _replace_whole(path: Path, content: bytes) -> None:
-    """Readers see the old file or the new one, never a part, even after a power cut."""
-    aside = path.with_name(f".{path.name}.{uuid4().hex}.part")
-    try:
-        with aside.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _check_name(path: Path) -> None:
-    if path.suffix.lower() in _PICKLE_SUFFIXES:
-        raise _unsound(path, f"is a {path.suffix} file, a pickle by its name", fix="convert it to safetensors")
-    if path.suffix != ".safetensors":
-        raise _unsound(path, "is not named .safetensors", fix="give the path of an adapter file")
-
-
-def _check_header(content: bytes, path: Path) -> dict[str, str]:
-    """The metadata strings, once the header is a header and the file is as long as it says."""
-    if len(content) < 8:
-        raise _unsound(path, f"is cut short: {len(content)} bytes, less than a header")
-    (length,) = struct.unpack("<Q", content[:8])
-    if length > len(content) - 8:
-        raise _unsound(path, f"is cut short or no safetensors: a header of {length} bytes in {len(content)} bytes")
-    try:
-        entries = json.loads(content[8 : 8 + length])
-        strings = entries.pop("__metadata__", {})
-        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-        missing = 8 + length + end - len(content)
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
-        raise _unsound(path, f"has an unreadable header ({error})") from error
-    if missing > 0:
-        raise _unsound(path, f"is cut short: {missing} of {len(content) + missing} bytes are missing")
-    if not isinstance(strings, dict) or not all(isinstance(text, str) for text in strings.values()):
-        raise _unsound(path, "has metadata that is not text")
-    return strings
-
-
-def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise _unsound(path, f"holds {tensor.dtype} numbers in {name}")
-        if not tensor.float().isfinite().all():
-            raise _unsound(path, f"holds NaN or infinite {tensor.dtype} numbers in {name}")
-
-
-def _metadata(strings: Mapping[str, str], path: Path) -> AdapterMetadata | None:
-    if not any(key.startswith(_PREFIX) for key in strings):
-        return None
-    try:
-        return AdapterMetadata.from_strings(strings)
-    except (TypeError, ValueError) as error:
-        raise _unsound(path, f"has metadata this version does not read ({error})") from error
-
-
-def _unsound(path: Path, what: str, *, fix: str = _REPLACE) -> AdapterError:
-    return AdapterError(what, where=str(path), fix=fix)

@@ -3,38 +3,31 @@
 The targets are the attention projections and the MLP of every block: 10 linear layers a block, 280 in the real model.
 An adapter's state names them as the original Anima weights do (`diffusion_model.blocks.0.self_attn.q_proj`), which
 both ComfyUI and diffusers read, and carries no alpha: the scale alpha / rank is folded into lora_B, so that
-W = W0 + weight * B A. `transformer` is diffusers' CosmosTransformer3DModel throughout, of any size.
+W = W0 + weight * B A. Merging takes adapters of other programs too, several at once, on any linear layer of the
+transformer and the text side. `transformer` is diffusers' CosmosTransformer3DModel throughout, of any size.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from anima.adapter_files import adapter_pairs, refuse
-
-TARGETS: tuple[tuple[str, str], ...] = (
-    ("self_attn.q_proj", "attn1.to_q"),
-    ("self_attn.k_proj", "attn1.to_k"),
-    ("self_attn.v_proj", "attn1.to_v"),
-    ("self_attn.output_proj", "attn1.to_out.0"),
-    ("cross_attn.q_proj", "attn2.to_q"),
-    ("cross_attn.k_proj", "attn2.to_k"),
-    ("cross_attn.v_proj", "attn2.to_v"),
-    ("cross_attn.output_proj", "attn2.to_out.0"),
-    ("mlp.layer1", "ff.net.0.proj"),
-    ("mlp.layer2", "ff.net.2"),
-)
-"""The layers of one block: the original name, and the module of diffusers that holds it."""
+from anima.adapter_files import adapter_pairs
+from anima.adapters.deltas import Delta
+from anima.adapters.names import COMPONENTS, TARGETS, Component, layer_at, layer_of
+from anima.adapters.reading import deltas_of, refuse
+from anima.text import TextEncoder
 
 _ADAPTER = "adapter"
+_PATCH_EMBEDDING = "diffusion_model.x_embedder.proj.1"
+_OWN = "use an adapter trained on this base with this rank"
 
 
 def target_names(transformer: nn.Module) -> dict[str, str]:
@@ -108,66 +101,123 @@ def load_adapter_state(transformer: nn.Module, state: Mapping[str, Tensor]) -> N
     """
     layers = _injected_layers(transformer)
     pairs = adapter_pairs(state)
-    refuse(layers.keys() - pairs.keys(), "lacks layers of this transformer")
-    refuse(pairs.keys() - layers.keys(), "has layers this transformer does not adapt")
+    refuse(layers.keys() - pairs.keys(), "lacks layers of this transformer", fix=_OWN)
+    refuse(pairs.keys() - layers.keys(), "has layers this transformer does not adapt", fix=_OWN)
     own = {name: (_linear(layer.lora_A).weight, _linear(layer.lora_B).weight) for name, layer in layers.items()}
     wrong = [n for n, (a, b) in pairs.items() if (a.shape, b.shape) != (own[n][0].shape, own[n][1].shape)]
-    refuse(wrong, "does not fit the injected rank or the layers' sizes")
+    refuse(wrong, "does not fit the injected rank or the layers' sizes", fix=_OWN)
     for name, (a, b) in pairs.items():
         own[name][0].copy_(a)
         own[name][1].copy_(b.double() / layers[name].scaling[_ADAPTER])
 
 
-class Merger:
-    """Applies adapters to a plain transformer by writing W <- W0 + weight * B A into its own weights.
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """An adapter to merge: its tensors, its strength, and what errors call it."""
 
-    Every merge starts from pristine copies of the targets (10 weights a block), so nothing drifts however often
-    adapters change, and W keeps its storage, so compiled or captured graphs stay valid.
+    state: Mapping[str, Tensor]
+    weight: float = 1.0
+    where: str = "adapter"
+
+
+class Merger:
+    """Applies adapters to a plain transformer by writing W <- W0 + sum of weight * delta into its own weights.
+
+    Every merge starts from pristine copies, taken of a layer before it is first written, so nothing drifts however
+    often adapters change, and W keeps its storage, so compiled or captured graphs stay valid. With `text`, adapters
+    may change the text conditioner and the text encoder too; prompts are then encoded anew.
     """
 
-    def __init__(self, transformer: nn.Module) -> None:
-        self._weights: dict[str, Tensor] = {name: layer.weight for name, layer in _plain_layers(transformer).items()}
-        self._pristine = {name: weight.detach().clone() for name, weight in self._weights.items()}
+    def __init__(self, transformer: nn.Module, text: TextEncoder | None = None) -> None:
+        _plain_layers(transformer)
+        self._text = text
+        components: dict[Component, nn.Module] = {"transformer": transformer}
+        if text is not None:
+            components |= {"text_conditioner": text.conditioner, "text_encoder": text.encoder}
+        self._layers: dict[str, tuple[Component, nn.Linear]] = {}
+        for component, module in components.items():
+            for path, part in module.named_modules():
+                layer = layer_at(component, path)
+                if layer is not None and isinstance(part, nn.Linear):
+                    self._layers[layer.comfy] = component, part
+        self._mask_columns = _mask_columns(transformer)
+        self._pristine: dict[str, Tensor] = {}
+        self._changed: set[str] = set()
 
     def merge(self, state: Mapping[str, Tensor], weight: float = 1.0, *, where: str = "adapter") -> int:
-        """Make the transformer's targets W0 + weight * B A; gives the number of layers the adapter matched.
+        """Make the weights W0 + weight * delta; gives the number of layers the adapter matched, see `merge_all`."""
+        return self.merge_all([Weighted(state, weight, where)])[0]
 
-        state: as `adapter_state` gives it, any dtype and device; layers it does not name are restored to W0.
-        `where` names the adapter in errors. The product and sum are fp32; weight 0 restores W0 bit for bit.
-        Raises AdapterError, before anything is written, for keys that match no target, sizes that do not fit, no keys.
+    def merge_all(self, adapters: Sequence[Weighted]) -> list[int]:
+        """Make the weights W0 + the sum of all adapters; gives the number of layers each one matched.
+
+        States: as `read_adapter` or `adapter_state` give them, or raw tensors of any layout; any dtype and device.
+        Layers that none names are restored to W0. Products and sums are fp32, in the order given, and rounded once;
+        weight 0 restores W0 bit for bit. Raises AdapterError, before anything is written, for tensors that are no
+        adapter, layers this base does not have, sizes that do not fit; ValueError for a weight that is not finite.
         """
-        if not math.isfinite(weight):
-            raise ValueError(f"weight must be finite, not {weight}")
-        pairs = adapter_pairs(state, where=where)
-        refuse(pairs.keys() - self._weights.keys(), "has layers that are no targets of this base", where)
-        wrong = [n for n, (a, b) in pairs.items() if (b.shape[0], a.shape[1]) != tuple(self._weights[n].shape)]
-        refuse(wrong, "does not fit the sizes of this base's layers", where)
-        if weight == 0:
-            self.restore()
-            return len(pairs)
-        for name in self._weights.keys() - pairs.keys():
+        matched = []
+        wanted: dict[str, list[tuple[Delta, float]]] = {}
+        for adapter in adapters:
+            if not math.isfinite(adapter.weight):
+                raise ValueError(f"weight must be finite, not {adapter.weight}")
+            deltas = self._fitting(deltas_of(adapter.state, where=adapter.where), adapter.where)
+            matched.append(len(deltas))
+            for name, delta in deltas.items() if adapter.weight else ():
+                wanted.setdefault(name, []).append((delta, adapter.weight))
+        self._forget_prompts({*self._changed, *wanted})
+        for name in self._changed - wanted.keys():
             self._restore(name)
-        for name, (a, b) in pairs.items():
-            self._write(name, a, b, weight)
-        return len(pairs)
+        for name, changes in wanted.items():
+            self._write(name, changes)
+        return matched
 
     def restore(self) -> None:
         """Back to the base, bit for bit."""
-        for name in self._weights:
-            self._restore(name)
+        self.merge_all([])
+
+    def _fitting(self, deltas: Mapping[str, Delta], where: str) -> dict[str, Delta]:
+        """The deltas, each of its layer's size. Raises AdapterError for layers that are not here or of another size."""
+        missing = [name for name in deltas if name not in self._layers]
+        loaded = {component for component, _ in self._layers.values()}
+        for component in COMPONENTS:
+            if component not in loaded:
+                of_it = [name for name in missing if _component(name) == component]
+                what = f"adapts the {component.replace('_', ' ')}, which takes part in no merging here"
+                refuse(of_it, what, where, fix="use an adapter of the transformer alone")
+        refuse(missing, "has layers that are no targets of this base", where, fix="use an adapter trained on this base")
+        folded = _PATCH_EMBEDDING
+        if folded in deltas and self._mask_columns:
+            kept = self._layers[folded][1].in_features
+            if deltas[folded].shape[1] == kept + self._mask_columns:
+                # These inputs are the padding mask, zero for whole pictures: their change changes nothing.
+                deltas = {**deltas, folded: deltas[folded].columns(kept)}
+        sizes = {name: (d.shape, tuple(self._layers[name][1].weight.shape)) for name, d in deltas.items()}
+        wrong = [f"{name} {own} on {base}" for name, (own, base) in sizes.items() if own != base]
+        refuse(wrong, "does not fit the sizes of this base's layers", where, fix="use an adapter trained on this base")
+        return dict(deltas)
+
+    def _forget_prompts(self, touched: set[str]) -> None:
+        if self._text is not None and any(self._layers[name][0] != "transformer" for name in touched):
+            self._text.forget()
 
     @torch.no_grad()
     def _restore(self, name: str) -> None:
-        self._weights[name].copy_(self._pristine[name])
+        self._layers[name][1].weight.copy_(self._pristine[name])
+        self._changed.discard(name)
 
     @torch.no_grad()
-    def _write(self, name: str, a: Tensor, b: Tensor, weight: float) -> None:
-        target, pristine = self._weights[name], self._pristine[name]
-        a, b = a.to(target.device, torch.float32), b.to(target.device, torch.float32)
-        if target.dtype == torch.float32:
-            torch.addmm(pristine, b, a, alpha=weight, out=target.data)
-        else:
-            target.copy_(torch.addmm(pristine.float(), b, a, alpha=weight))
+    def _write(self, name: str, changes: Sequence[tuple[Delta, float]]) -> None:
+        weight = self._layers[name][1].weight
+        if name not in self._pristine:
+            self._pristine[name] = weight.detach().clone()
+        self._changed.add(name)
+        pristine = self._pristine[name]
+        total = weight.data.copy_(pristine) if weight.dtype == torch.float32 else pristine.float()
+        for delta, strength in changes:
+            delta.add_to(total, strength)
+        if weight.dtype != torch.float32:
+            weight.copy_(total)
 
 
 def _plain_layers(transformer: nn.Module) -> dict[str, nn.Linear]:
@@ -194,3 +244,15 @@ def _injected_layers(transformer: nn.Module) -> dict[str, LoraLayer]:
 
 def _linear(side: nn.ModuleDict) -> nn.Linear:
     return cast(nn.Linear, side[_ADAPTER])
+
+
+def _component(name: str) -> Component:
+    layer = layer_of(name)
+    assert layer is not None
+    return layer.component
+
+
+def _mask_columns(transformer: nn.Module) -> int:
+    """Inputs of the patch embedding that were folded away with the padding mask: one channel of every patch."""
+    config = cast(Any, transformer).config
+    return 0 if config.concat_padding_mask else int(math.prod(config.patch_size))

@@ -50,7 +50,7 @@ class Engine:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         self._base = load_base(base_folder(base), device=device, dtype=dtype)
-        self._merger = Merger(self._base.transformer)
+        self._merger = Merger(self._base.transformer, self._base.text)
         self._merged: _Merged | None = None
         self._layout, self._batch = Layout(Path(study_root)), batch
 

@@ -217,9 +217,10 @@ Q = "diffusion_model.blocks.0.self_attn.q_proj"
         ({f"{Q}.lora_A.weight": (4, 128), f"{Q}.lora_B.weight": (128, 5)}, "do not multiply"),
         ({f"{Q}.lora_A.weight": (4, 128), f"{Q}.lora_B.weight": (64, 4)}, "does not fit the sizes"),
         ({f"{Q}.lora_A.weight": (4, 64), f"{Q}.lora_B.weight": (128, 4)}, "does not fit the sizes"),
-        ({f"{Q}.lora_A.weight": (4, 128), f"{Q}.lora_B.weight": (128, 4), f"{Q}.alpha": (1,)}, "keys other than"),
-        ({"lora_unet_blocks_0_self_attn_q_proj.lora_down.weight": (4, 128)}, "keys other than"),
-        ({"transformer.transformer_blocks.0.attn1.to_q.lora_A.weight": (4, 128)}, "keys other than"),
+        ({f"{Q}.lora_A.weight": (4, 128), f"{Q}.lora_B.weight": (128, 4), f"{Q}.alpha": (2,)}, "alpha that is not one"),
+        ({f"{Q}.lora_A.weight": (4, 128), f"{Q}.lora_B.weight": (128, 4), f"{Q}.bias": (128,)}, "keys other than"),
+        ({"lora_unet_blocks_0_self_attn_q_proj.lora_down.weight": (4, 128)}, "only one half"),
+        ({"transformer.transformer_blocks.0.attn1.to_q.lora_A.weight": (4, 128)}, "only one half"),
         (
             {
                 f"{Q.replace('.0.', '.2.')}.lora_A.weight": (4, 128),
@@ -232,7 +233,7 @@ Q = "diffusion_model.blocks.0.self_attn.q_proj"
                 "diffusion_model.llm_adapter.blocks.0.self_attn.q_proj.lora_A.weight": (4, 64),
                 "diffusion_model.llm_adapter.blocks.0.self_attn.q_proj.lora_B.weight": (64, 4),
             },
-            "no targets of this base",
+            "adapts the text conditioner, which takes part in no merging here",
         ),
     ],
 )
