@@ -28,7 +28,7 @@ class Conversion:
     layers: int
     kinds: tuple[str, ...]
     widened: int
-    """Tensors written in fp32 because their dtype does not hold the folded scale exactly."""
+    """Tensors written in fp32 because their dtype does not hold what the scale makes of them."""
 
 
 def convert(source: Path, target: Path, layout: Layout, *, replace: bool = False) -> Conversion:
@@ -54,7 +54,7 @@ def convert(source: Path, target: Path, layout: Layout, *, replace: bool = False
         written = write_content(target, tensors, strings)
     except OSError as error:
         raise VolumeError(f"cannot be written ({error.strerror})", where=str(target)) from error
-    stored = {tensor.dtype for tensor in content.tensors.values()}
+    stored = {tensor.dtype for key, tensor in content.tensors.items() if not key.endswith(".alpha")}
     return Conversion(
         source=content.file,
         source_layout=source_layout,

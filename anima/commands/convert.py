@@ -35,5 +35,5 @@ def run(options: argparse.Namespace) -> int:
     written = f"{done.target_layout} | {size(done.target.size_bytes)} | sha256 {done.target.sha256}"
     print(f"written  {printable(str(done.target.path))} | {written}")
     if done.widened:
-        print(f"note     {done.widened} tensors are fp32 now: alpha / rank folded in does not fit their dtype exactly")
+        print(f"note     {done.widened} tensors are fp32 now: alpha / rank folded in does not fit their dtype")
     return 0
