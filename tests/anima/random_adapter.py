@@ -26,16 +26,20 @@ def weight_of(component: nn.Module, layer: Layer) -> Tensor:
 
 
 def random_lora(
-    component: nn.Module, layers: Mapping[str, Layer], ranks: Sequence[int] = (4,), seed: int = 0
+    component: nn.Module,
+    layers: Mapping[str, Layer],
+    ranks: Sequence[int] = (4,),
+    seed: int = 0,
+    strength: float = 0.1,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Layer name -> A (rank, in), B (out, rank); the ranks take turns. The change is about a tenth of the weight."""
+    """Layer name -> A (rank, in), B (out, rank); the ranks take turns. The change is `strength` of the weight."""
     generator = torch.Generator().manual_seed(seed)
     pairs = {}
     for i, (name, layer) in enumerate(layers.items()):
-        weight, rank = weight_of(component, layer).float(), ranks[i % len(ranks)]
+        weight, rank = weight_of(component, layer).detach().float(), ranks[i % len(ranks)]
         a = torch.randn(rank, weight.shape[1], generator=generator) / weight.shape[1] ** 0.5
         b = torch.randn(weight.shape[0], rank, generator=generator)
-        pairs[name] = a, b * (0.1 * weight.norm() / (b @ a).norm())
+        pairs[name] = a, b * (strength * weight.norm() / (b @ a).norm())
     return pairs
 
 
