@@ -58,10 +58,12 @@ class PeftConfig:
             return 1.0
         try:
             scale = float(alpha) / (math.sqrt(r) if entries.get("use_rslora") else float(r))
-        except (TypeError, ValueError, ZeroDivisionError) as error:
+        except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+            scale = math.nan
+        if not math.isfinite(scale):
             raise AdapterError(
                 f"has a PEFT configuration with r={r!r}, alpha={alpha!r} for {layer.comfy}", where=self.where
-            ) from error
+            )
         return scale
 
     def _exception(self, entries: Mapping[str, Any], rule: str, layer: Layer) -> Any:

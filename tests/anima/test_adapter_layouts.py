@@ -256,6 +256,7 @@ def test_files_of_pefts_own_writer_need_the_configuration_beside_them(tmp_path: 
         ("not json", "cannot be read"),
         ("[1]", "cannot be read"),
         ('{"r": 4, "lora_alpha": "much"}', "r=4, alpha='much'"),
+        ('{"r": 4, "lora_alpha": Infinity}', "alpha=inf"),
         ('{"r": 4, "lora_alpha": 4, "alpha_pattern": {".*(a+)+": 8}}', "rule not read here"),
         ('{"r": 4, "lora_alpha": 4, "use_dora": true}', "is a DoRA"),
     ],
