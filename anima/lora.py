@@ -168,6 +168,9 @@ class Merger:
         self._forget_prompts({*self._changed, *wanted})
         for name in self._changed - wanted.keys():
             self._restore(name)
+        # All copies before any product: small ones between large short-lived ones would leave the heap full of holes.
+        for name in wanted.keys() - self._pristine.keys():
+            self._pristine[name] = self._layers[name][1].weight.detach().clone()
         for name, changes in wanted.items():
             self._write(name, changes)
         return matched
@@ -209,8 +212,6 @@ class Merger:
     @torch.no_grad()
     def _write(self, name: str, changes: Sequence[tuple[Delta, float]]) -> None:
         weight = self._layers[name][1].weight
-        if name not in self._pristine:
-            self._pristine[name] = weight.detach().clone()
         self._changed.add(name)
         pristine = self._pristine[name]
         total = weight.data.copy_(pristine) if weight.dtype == torch.float32 else pristine.float()
