@@ -189,20 +189,23 @@ class Merger:
                 what = f"adapts the {component.replace('_', ' ')}, which takes part in no merging here"
                 refuse(of_it, what, where, fix="use an adapter of the transformer alone")
         refuse(missing, "has layers that are no targets of this base", where, fix="use an adapter trained on this base")
-        folded = _PATCH_EMBEDDING
-        if folded in deltas and self._mask_columns:
-            kept = self._layers[folded][1].in_features
-            if deltas[folded].shape[1] == kept + self._mask_columns:
+        if _PATCH_EMBEDDING in deltas and self._mask_columns:
+            patch, kept = deltas[_PATCH_EMBEDDING], self._layers[_PATCH_EMBEDDING][1].in_features
+            if patch.shape[1] == kept + self._mask_columns:
                 # These inputs are the padding mask, zero for whole pictures: their change changes nothing.
-                deltas = {**deltas, folded: deltas[folded].columns(kept)}
+                deltas = {**deltas, _PATCH_EMBEDDING: patch.columns(kept)}
         sizes = {name: (d.shape, tuple(self._layers[name][1].weight.shape)) for name, d in deltas.items()}
         wrong = [f"{name} {own} on {base}" for name, (own, base) in sizes.items() if own != base]
         refuse(wrong, "does not fit the sizes of this base's layers", where, fix="use an adapter trained on this base")
         return dict(deltas)
 
     def _forget_prompts(self, touched: set[str]) -> None:
-        if self._text is not None and any(self._layers[name][0] != "transformer" for name in touched):
+        """Encode anew what the touched layers take part in."""
+        components = {self._layers[name][0] for name in touched}
+        if self._text is not None and "text_encoder" in components:
             self._text.forget()
+        elif self._text is not None and "text_conditioner" in components:
+            self._text.forget_rows()
 
     @torch.no_grad()
     def _restore(self, name: str) -> None:

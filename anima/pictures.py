@@ -26,7 +26,7 @@ from anima.base import base_sha256
 from anima.draw import Halves, Request, draw
 from anima.flow import schedule_sigmas
 from anima.load import Base, load_base
-from anima.lora import Merger
+from anima.lora import Merger, Weighted
 from anima.order import Order
 from anima.png import parameters_text, png_bytes
 from orchestrator.core.errors import ConfigError, MissingError
@@ -186,10 +186,8 @@ def open_studio(order: Order) -> Studio:
 
 def _merge(base: Base, order: Order, adapters: Sequence[Adapter]) -> None:
     """Put the adapters into the base's weights, each with its own strength."""
-    if len(adapters) > 1:
-        raise ConfigError(f"{len(adapters)} adapters at once cannot be merged yet", where="--adapter", fix="give one")
-    for use, adapter in zip(order.adapters, adapters, strict=True):
-        Merger(base.transformer).merge(adapter.state, use.weight, where=str(use.path))
+    uses = zip(order.adapters, adapters, strict=True)
+    Merger(base.transformer, base.text).merge_all([Weighted(a.state, use.weight, str(use.path)) for use, a in uses])
 
 
 def _slug(prompt: str) -> str:

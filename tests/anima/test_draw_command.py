@@ -94,6 +94,23 @@ def test_a_picture_says_how_it_was_drawn(capsys: pytest.CaptureFixture[str], tmp
     assert {"batch", "halves", "device", "dtype", "threads", "versions", "numerics"} <= sidecar.keys()
 
 
+def test_several_adapters_are_drawn_together_each_with_its_weight(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, adapter: Path
+) -> None:
+    """Two halves of one adapter are the whole: what is drawn is the sum."""
+    halves = tmp_path / "half.safetensors"
+    halves.write_bytes(adapter.read_bytes())
+    alone = drawn(capsys, tmp_path / "alone", PROMPT, "--adapter", f"{adapter}:1")
+    both = drawn(capsys, tmp_path / "both", PROMPT, "--adapter", f"{adapter}:0.5", "--adapter", f"{halves}:0.5")
+    other = drawn(capsys, tmp_path / "other", PROMPT, "--adapter", f"{adapter}:0.5", "--adapter", f"{halves}:-0.5")
+    plain = drawn(capsys, tmp_path / "plain", PROMPT)
+    one, two, three, none = (torch.tensor(list(Image.open(p[0]).tobytes())) for p in (alone, both, other, plain))
+    assert (one - two).abs().max() <= 1
+    assert (three - none).abs().max() <= 1
+    assert (one - none).abs().max() > 20
+    assert 'Lora weights: "koharu-12: 0.5, half: 0.5"' in text_of(both[0])
+
+
 def test_a_picture_is_drawn_again_from_what_it_says(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, adapter: Path
 ) -> None:

@@ -160,13 +160,29 @@ def test_adapters_of_the_text_side_change_what_prompts_become(base: Base) -> Non
     assert unchanged(base.text.encoder, before[1])
 
 
-def test_prompts_stay_encoded_while_only_the_transformer_changes(base: Base) -> None:
-    rows = base.text.condition("1girl")
-    merger = Merger(base.transformer, base.text)
-    merger.merge(peft_state(random_lora(base.transformer, linear_layers("transformer", base.transformer))))
-    assert base.text.condition("1girl") is rows
+def test_only_the_text_model_that_was_touched_runs_anew(base: Base) -> None:
+    ran: list[str] = []
+    text = base.text
+    hooks = [
+        text.encoder.register_forward_hook(lambda *_: ran.append("encoder")),
+        text.conditioner.register_forward_hook(lambda *_: ran.append("conditioner")),
+    ]
+    state, merger = text_adapter(base), Merger(base.transformer, text)
+    encoder = {key: tensor for key, tensor in state.items() if key.startswith("text_encoders.")}
+    conditioner = {key: tensor for key, tensor in state.items() if key not in encoder}
+    transformer = peft_state(random_lora(base.transformer, linear_layers("transformer", base.transformer)))
+    text.condition("2girls")
+    runs = []
+    for adapter in (transformer, conditioner, conditioner, transformer, encoder, transformer, transformer):
+        ran.clear()
+        merger.merge(adapter)
+        text.condition("2girls")
+        runs.append(list(ran))
+    both = ["encoder", "conditioner"]
+    assert runs == [[], ["conditioner"], ["conditioner"], ["conditioner"], both, both, []]
     merger.restore()
-    assert base.text.condition("1girl") is rows
+    for hook in hooks:
+        hook.remove()
 
 
 def test_text_side_adapters_are_refused_by_name_where_the_text_is_not_merged(base: Base) -> None:
