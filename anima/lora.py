@@ -171,8 +171,9 @@ class Merger:
         # All copies before any product: small ones between large short-lived ones would leave the heap full of holes.
         for name in wanted.keys() - self._pristine.keys():
             self._pristine[name] = self._layers[name][1].weight.detach().clone()
+        scratch = torch.empty(0)
         for name, changes in wanted.items():
-            self._write(name, changes)
+            scratch = self._write(name, changes, scratch)
         return matched
 
     def restore(self) -> None:
@@ -213,15 +214,22 @@ class Merger:
         self._changed.discard(name)
 
     @torch.no_grad()
-    def _write(self, name: str, changes: Sequence[tuple[Delta, float]]) -> None:
+    def _write(self, name: str, changes: Sequence[tuple[Delta, float]], scratch: Tensor) -> Tensor:
+        """Write one layer; gives the scratch memory for the next layer, since fresh pages take time."""
         weight = self._layers[name][1].weight
         self._changed.add(name)
-        pristine = self._pristine[name]
-        total = weight.data.copy_(pristine) if weight.dtype == torch.float32 else pristine.float()
+        if weight.dtype == torch.float32:
+            total = weight.data
+        else:
+            if scratch.numel() < weight.numel() or scratch.device != weight.device:
+                scratch = torch.empty(weight.numel(), device=weight.device)
+            total = scratch[: weight.numel()].view_as(weight)
+        total.copy_(self._pristine[name])
         for delta, strength in changes:
             delta.add_to(total, strength)
         if weight.dtype != torch.float32:
             weight.copy_(total)
+        return scratch
 
 
 def _plain_layers(transformer: nn.Module) -> dict[str, nn.Linear]:
