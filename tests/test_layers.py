@@ -55,6 +55,10 @@ LIGHT = (
     "evaluators.sidecar",
     "infra.*",
     "anima.base",
+    "anima.headers",
+    "anima.match",
+    "anima.sources.*",
+    "anima.tensors",
 )
 """Modules that plan, decide, or show what is known: they must start at once, anywhere."""
 
