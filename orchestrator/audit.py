@@ -77,9 +77,9 @@ def audit_prompts(prompts: Iterable[PromptConfig], cast: Mapping[str, CharacterL
     return warnings
 
 
-def audit_words(prompts: Iterable[PromptConfig], base: Path) -> list[str]:
+def audit_words(prompts: Iterable[PromptConfig], base: Path | None) -> list[str]:
     """Warnings about words of the prompts that the base's text conditioner cannot see; none without its tokenizer."""
-    tokenizer = t5_tokenizer(base)
+    tokenizer = t5_tokenizer(base) if base else None
     if tokenizer is None:
         return []
     unseen = {p.name: unknown_words(read_prompt(f"{p.text} {p.negative}"), tokenizer) for p in prompts}

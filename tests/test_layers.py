@@ -62,6 +62,10 @@ LIGHT = (
     "anima.order",
     "anima.prompt",
     "anima.vocabulary",
+    "anima.headers",
+    "anima.match",
+    "anima.sources.*",
+    "anima.tensors",
 )
 """Modules that plan, decide, or show what is known: they must start at once, anywhere."""
 
