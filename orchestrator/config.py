@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
+from anima.sources.config import BaseSources
 from evaluators.config import DecideConfig, GridConfig, JudgeConfig
 from evaluators.judges.look import CharacterLook
 from infra.config import ClusterConfig
@@ -43,8 +44,8 @@ class StudyConfig(_Frozen):
 
     study: str
     """Its name, and the name of its folder on the volume."""
-    base: str
-    """`pocket` (the shipped miniature), a folder in diffusers layout, or `hf://owner/model`."""
+    base: BaseSources | str
+    """`pocket` (the shipped miniature), a folder in diffusers layout, `hf://owner/model`, or a mapping of sources."""
     cast: dict[str, CharacterLook] = Field(min_length=1)
     """The characters to learn: trigger word -> what must show."""
     dataset: DatasetConfig = DatasetConfig()

@@ -8,10 +8,11 @@ import shutil
 from pathlib import Path
 
 from anima.base import POCKET, base_folder, missing_parts
+from anima.sources.config import BaseSources, HubPlace, LocalPlace, parse_place
+from anima.sources.hub import cached_folder, is_offline, not_cached
+from anima.sources.obtain import WHOLE_BASE, missing_sources
 from orchestrator.config import StudyConfig
 from orchestrator.core.errors import ConfigError, MissingError
-
-HUB = "hf://"
 
 
 def missing(config: StudyConfig) -> list[MissingError]:
@@ -25,27 +26,26 @@ def missing(config: StudyConfig) -> list[MissingError]:
 
 
 def resolve_base(base: str) -> Path:
-    """The folder of a base model. `hf://owner/model` is looked for in the hub's local cache; nothing is fetched."""
-    if not base.startswith(HUB):
-        return base_folder(base)
-    owner, _, name = base.removeprefix(HUB).partition("/")
-    if not owner or not name or "/" in name:
-        raise ConfigError(f"cannot read base {base!r}", fix="write hf://owner/model")
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
-    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    model = hub / f"models--{owner}--{name}"
-    revision = model / "refs" / "main"
-    return model / "snapshots" / (revision.read_text().strip() if revision.is_file() else "main")
+    """The folder of a base that is not put together from sources. Nothing is fetched: `obtain_base` does that."""
+    place = parse_place(base)
+    if isinstance(place, HubPlace) and not place.file:
+        return cached_folder(place)
+    if not isinstance(place, LocalPlace):
+        raise ConfigError(f"base {base!r} is one file", fix=WHOLE_BASE)
+    return base_folder(base)
 
 
-def _missing_base(base: str) -> list[MissingError]:
-    folder = resolve_base(base)
+def _missing_base(base: BaseSources | str) -> list[MissingError]:
+    if isinstance(base, BaseSources):
+        return missing_sources(base)
+    place, folder = parse_place(base), resolve_base(base)
     parts = missing_parts(folder)
     if not parts:
         return []
-    if base.startswith(HUB):
-        fix = f"fetch it once, where the network is fast: hf download {base.removeprefix(HUB)}"
-        return [MissingError(f"base {base} is not in the hub's local cache", where=str(folder), fix=fix)]
+    if isinstance(place, HubPlace):
+        return [not_cached(place)] if is_offline() else []
+    if folder.is_file():
+        return [MissingError("a base is more than one file", where=str(folder), fix=WHOLE_BASE)]
     if folder == POCKET:
         fix = "the miniature is part of the repository: restore the folder from it"
     else:

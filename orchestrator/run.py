@@ -15,6 +15,8 @@ from typing import Self
 from rich.console import Console
 
 from anima.base import base_sha256
+from anima.match import PartReport, inspect_base
+from anima.sources.obtain import obtain_base
 from infra.volume import LocalVolume
 from orchestrator.config import StudyConfig, load_config, to_data, to_yaml
 from orchestrator.controller import Controller, Interrupted, Watcher
@@ -24,7 +26,7 @@ from orchestrator.crew import Crew, InlineCrew, Workers
 from orchestrator.ledger import Event, Ledger, read_events
 from orchestrator.lock import sole_driver
 from orchestrator.policy import Target
-from orchestrator.preflight import dataset_root, missing, resolve_base
+from orchestrator.preflight import dataset_root, missing
 from orchestrator.state import StudyState, replay
 from orchestrator.target import build_target, trial_id
 from orchestrator.watch import LogFile, PlainLines, Screen, choice_lines, from_here
@@ -53,6 +55,7 @@ class Study:
     layout: Layout
     base: Path
     base_sha256: str
+    weights: tuple[PartReport, ...]
     dataset_sha256: str
     target: Target
     workers: Workers
@@ -65,11 +68,14 @@ def run_study(path: Path, overrides: Sequence[str], console: Console) -> int:
         raise Lacking(faults)
     layout = config.layout()
     with sole_driver(layout.lock):
-        return drive(prepare(config), console)
+        return drive(prepare(config, tell=lambda line: console.print(line, markup=False, highlight=False)), console)
 
 
-def prepare(config: StudyConfig) -> Study:
-    """Look at everything the study builds on: the dataset, read and checked, and the base, by content."""
+def prepare(config: StudyConfig, *, tell: Callable[[str], None] = lambda _: None) -> Study:
+    """Look at everything the study builds on: the dataset, read and checked, and the base, by content.
+
+    What of the base is elsewhere is fetched; `tell` hears of it.
+    """
     root = dataset_root(config)
     if config.dataset.drawn is not None:
         from trainer.drawn import ensure_drawn_dataset
@@ -78,7 +84,8 @@ def prepare(config: StudyConfig) -> Study:
     dataset = read_dataset(root, config.dataset, config.triggers)
     _try_judge(config)
     layout = Layout(config.layout().root.resolve())
-    base = resolve_base(config.base).resolve()
+    base = obtain_base(config.base, tell=tell).resolve()
+    weights = inspect_base(base)
     base_hash = base_sha256(base)
     target = build_target(config, dataset_sha256=dataset.sha256, base_sha256=base_hash)
     trials = {
@@ -97,7 +104,7 @@ def prepare(config: StudyConfig) -> Study:
         threads=config.cluster.threads,
         batch=config.grid.batch,
     )
-    return Study(config, layout, base, base_hash, dataset.sha256, target, workers)
+    return Study(config, layout, base, base_hash, weights, dataset.sha256, target, workers)
 
 
 def _try_judge(config: StudyConfig) -> None:
@@ -139,6 +146,8 @@ def drive(study: Study, console: Console, *, hire: Callable[[Study], Crew] | Non
         controller.open(
             config.study, to_data(config), base_sha256=study.base_sha256, dataset_sha256=study.dataset_sha256
         )
+        for report in study.weights:
+            log.note(str(report))
         watchers.append(stack.enter_context(TrackerWatcher(config, layout, state, log.note)))
         screen = (Screen if console.is_terminal else PlainLines)(console, study.target, state)
         watchers.append(screen)

@@ -59,8 +59,12 @@ LIGHT = (
     "anima.__main__",
     "anima.base",
     "anima.commands.*",
+    "anima.headers",
+    "anima.match",
     "anima.order",
     "anima.prompt",
+    "anima.sources.*",
+    "anima.tensors",
     "anima.vocabulary",
 )
 """Modules that plan, decide, or show what is known: they must start at once, anywhere."""

@@ -4,6 +4,7 @@ StudyError            something a person must mend; shown as one line: what, whe
 ├── ConfigError       the YAML or a command-line override is wrong
 ├── DatasetError      a picture or caption is missing, unreadable or contradicts the study
 ├── MissingError      weights, data, hardware or an account are not there; says how to get them
+├── WeightsError      base weights are there, but corrupt, of another model, or not the ones that were asked for
 ├── VolumeError       the volume cannot be read or written
 └── BusyError         another live process owns this study
 AdapterError          an adapter file is corrupt or does not fit: quarantine it, retrain or redraw
@@ -60,6 +61,12 @@ class AdapterError(StudyError):
     """An adapter file is corrupt or does not fit the base: quarantine it, then retrain or redraw."""
 
     exit_code = 6
+
+
+class WeightsError(StudyError):
+    """Base weights are corrupt, of another model, or not the ones that were asked for."""
+
+    exit_code = 7
 
 
 def _rebuild(kind: type[StudyError], what: str, where: str, fix: str) -> StudyError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def folder_sha256(root: Path, *, suffixes: tuple[str, ...] = ()) -> str:
-    """Hex sha256 over (relative name, content hash) of every file below `root`, in name order."""
+def folder_sha256(root: Path, *, suffixes: tuple[str, ...] = (), file_hash: Callable[[Path], str] = file_sha256) -> str:
+    """Hex sha256 over (relative name, content hash) of every file below `root`, in name order.
+
+    `file_hash` may know the sha256 of a file without reading it again.
+    """
     files = sorted(p for p in root.rglob("*") if p.is_file() and (not suffixes or p.suffix in suffixes))
-    listing = {str(p.relative_to(root)): file_sha256(p) for p in files}
+    listing = {str(p.relative_to(root)): file_hash(p) for p in files}
     return digest(listing, length=64)

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from anima.base import PARTS
 from orchestrator.config import StudyConfig, load_config
 from orchestrator.core.errors import BusyError, DatasetError
 from orchestrator.core.layout import Layout
@@ -25,14 +24,9 @@ QUICK = Path("conf/quickstart.yaml")
 
 
 def study_config(tmp_path: Path, *overrides: str) -> StudyConfig:
-    """The quickstart on an empty base, small, in a folder of its own."""
-    base = tmp_path / "base"
-    for part, file in PARTS.items():
-        (base / part).mkdir(parents=True, exist_ok=True)
-        (base / part / file).touch()
-        (base / part / "model.safetensors").touch()
+    """The quickstart, small, in a folder of its own."""
     small = ["dataset.drawn={solo: 2, pair: 1, trio: 1}", "train.epochs=3", "grid.seeds=[1, 2]", "grid.batch=2"]
-    fixed = [f"volume={tmp_path}/runs", f"base={base}", "wandb.mode=disabled", "judge.name=none"]
+    fixed = [f"volume={tmp_path}/runs", "wandb.mode=disabled", "judge.name=none"]
     return load_config(QUICK, [*fixed, *small, *overrides])
 
 
@@ -97,9 +91,8 @@ def test_a_dataset_that_is_wrong_stops_before_anything_is_recorded(tmp_path: Pat
 
 def test_a_study_that_is_running_is_not_started_twice(tmp_path: Path) -> None:
     config = study_config(tmp_path)
-    volume, base = f"volume={tmp_path}/runs", f"base={tmp_path}/base"
     with sole_driver(config.layout().lock), pytest.raises(BusyError, match="is running this study"):
-        run_study(QUICK, [volume, base], Console(file=io.StringIO()))
+        run_study(QUICK, [f"volume={tmp_path}/runs"], Console(file=io.StringIO()))
 
 
 DRIVER = """
