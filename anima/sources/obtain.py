@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 from anima.base import base_folder, content_sha256, has_tokenizer, missing_parts
@@ -102,9 +103,11 @@ def _fetch(name: str, source: Source, store: WeightStore, tell: Tell, stop: thre
         case S3Place() | WebPlace() if name == "tokenizers":
             found = _remote_tokenizers(place, store, stop)
         case S3Place(bucket, key):
-            return _remote_file(name, S3File(bucket, key), source, store, tell, stop)
+            with closing(S3File(bucket, key)) as remote:
+                return _remote_file(name, remote, source, store, tell, stop)
         case WebPlace(url):
-            return _remote_file(name, WebFile(url), source, store, tell, stop)
+            with closing(WebFile(url)) as remote:
+                return _remote_file(name, remote, source, store, tell, stop)
     if source.sha256:
         if found.is_dir():
             raise ConfigError("a folder has no sha256", where=f"base.{name}", fix="give it with a single file")
@@ -153,7 +156,8 @@ def _remote_tokenizers(place: S3Place | WebPlace, store: WeightStore, stop: thre
             remote = WebFile(f"{place.url.rstrip('/')}/{name}")
         else:
             remote = S3File(place.bucket, f"{place.key.rstrip('/')}/{name}")
-        links[name] = store.fetch(remote, sha256=None, check=_refuse_no_json, told=lambda *_: None, stop=stop)
+        with closing(remote):
+            links[name] = store.fetch(remote, sha256=None, check=_refuse_no_json, told=lambda *_: None, stop=stop)
     return _linked_folder(links, store.root / "bases")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -66,6 +66,9 @@ class Remote(Protocol):
     def read(self, start: int, stop: int | None, facts: RemoteFacts) -> Iterator[bytes]:
         """Bytes from `start` up to `stop` (None: the end). Raises Changed when it is no longer the file of `facts`."""
 
+    def close(self) -> None:
+        """Let go of all connections."""
+
 
 class WebFile:
     """A file behind http:// or https://."""
@@ -73,6 +76,7 @@ class WebFile:
     def __init__(self, url: str) -> None:
         self._url = url
         self._own = threading.local()
+        self._sessions: list[requests.Session] = []
 
     @property
     def name(self) -> str:
@@ -101,7 +105,13 @@ class WebFile:
             if version != facts.version or (stop is not None and not began.startswith(f"bytes {start}-")):
                 raise Changed
             with _web_faults(self.name):
-                yield from answer.iter_content(CHUNK_BYTES)
+                # Not iter_content: when a connection breaks, that would lose what came of the chunk under way.
+                while chunk := answer.raw.read1(CHUNK_BYTES):
+                    yield chunk
+
+    def close(self) -> None:
+        for session in self._sessions:
+            session.close()
 
     @contextmanager
     def _get(self, headers: dict[str, str]) -> Iterator[requests.Response]:
@@ -137,6 +147,7 @@ class WebFile:
 
         if not hasattr(self._own, "session"):
             self._own.session = requests.Session()
+            self._sessions.append(self._own.session)
         session: requests.Session = self._own.session
         return session
 
@@ -144,13 +155,14 @@ class WebFile:
 @contextmanager
 def _web_faults(name: str) -> Iterator[None]:
     import requests
+    from urllib3.exceptions import HTTPError
 
     try:
         yield
     except (requests.exceptions.TooManyRedirects, ValueError) as error:
         # Among requests' errors, those that are ValueErrors say that the URL itself is wrong.
         raise MissingError(f"cannot be asked for: {_reason(error)}", where=name, fix="correct the URL") from error
-    except (requests.RequestException, OSError) as error:
+    except (requests.RequestException, HTTPError, OSError) as error:
         raise Interrupted(_reason(error)) from error
 
 
@@ -180,18 +192,24 @@ class S3File:
         last = (facts.size if stop is None else stop) or 0
         with self._faults():
             answer = self._client.get_object(Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{last - 1}")
-        # Compared here: conditional requests are missing from some stores.
-        if str(answer.get("ETag", "")) != facts.version:
-            raise Changed
-        with answer["Body"] as body, self._faults():
-            yield from body.iter_chunks(CHUNK_BYTES)
+        with closing(answer["Body"]) as body, self._faults():
+            # Compared here: conditional requests are missing from some stores.
+            if str(answer.get("ETag", "")) != facts.version:
+                raise Changed
+            # In small steps: when a connection breaks, what came of the step under way is lost.
+            yield from body.iter_chunks(CHUNK_BYTES >> 3)
+
+    def close(self) -> None:
+        if "_client" in self.__dict__:
+            self._client.close()
 
     @cached_property
     def _client(self) -> Any:
         import boto3
         from botocore.config import Config
 
-        return boto3.client(
+        # A session of its own: the shared one keeps the credentials of whoever asked first.
+        return boto3.session.Session().client(
             "s3",
             config=Config(
                 retries={"max_attempts": 10, "mode": "standard"},
