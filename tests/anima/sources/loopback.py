@@ -26,6 +26,12 @@ class Site:
     statuses: list[int] = field(default_factory=list)
     """Of the next answers."""
     edition: str = "1"
+    """The ETag of every file that has none of its own."""
+    etags: dict[str, str] = field(default_factory=dict)
+    extra: dict[str, str] = field(default_factory=dict)
+    """Headers of every answer."""
+    refusals: dict[str, tuple[int, dict[str, str]]] = field(default_factory=dict)
+    """Status and headers of paths that are always refused."""
     asked: list[str] = field(default_factory=list)
     """`METHOD path range` of every request."""
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -81,23 +87,26 @@ class _Handler(BaseHTTPRequestHandler):
             site.headers.append(dict(self.headers))
             status = site.statuses.pop(0) if site.statuses else 200
         data = site.files.get(path)
+        status, headers = site.refusals.get(path, (status, {}))
         if status != 200 or data is None:
-            self.send_response(status if status != 200 else 404)
+            self._begin(status if status != 200 else 404)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
         found = re.fullmatch(r"bytes=(\d+)-(\d+)", wanted) if site.ranges else None
         start, stop = (int(found[1]), min(int(found[2]) + 1, len(data))) if found else (0, len(data))
         if found and start >= len(data):
-            self.send_response(416)
+            self._begin(416)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        self.send_response(206 if found else 200)
+        self._begin(206 if found else 200)
         if found:
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
         if site.versions:
-            self.send_header("ETag", f'"{site.edition}"')
+            self.send_header("ETag", f'"{site.etags.get(path, site.edition)}"')
         if site.lengths == "told":
             self.send_header("Content-Length", str(stop - start))
         elif site.lengths == "chunked":
@@ -108,6 +117,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if content:
             self._send(data[start:stop])
+
+    def _begin(self, status: int) -> None:
+        self.send_response(status)
+        for name, value in self.site.extra.items():
+            self.send_header(name, value)
 
     def _send(self, data: bytes) -> None:
         with self.site.lock:
