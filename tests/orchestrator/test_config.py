@@ -49,6 +49,8 @@ def test_unknown_key_names_the_file_the_path_and_the_nearest_key(yaml: Path) -> 
         ("cast.kanachan.hiar=brown", "cast.kanachan.hiar", "hair"),
         ("trials.wide.rnak=64", "trials.wide.rnak", "rank"),
         ("clusters={}", "clusters", "cluster"),
+        ("base={transfomer: a, text_encoder: b, vae: c}", "base.transfomer", "transformer"),
+        ("base={transformer: {sorce: a}, text_encoder: b, vae: c}", "base.transformer.sorce", "source"),
     ],
 )
 def test_unknown_key_of_any_part(override: str, unknown: str, nearest: str) -> None:
@@ -73,6 +75,11 @@ def test_unknown_key_of_any_part(override: str, unknown: str, nearest: str) -> N
         ("study=../elsewhere", ["'../elsewhere' cannot be a file name"]),
         ("trials={a/b: {}}", ["trial 'a/b' cannot be a file name"]),
         ("base=${nowhere}", ["'nowhere' not found"]),
+        ("base=5", ["base: give `pocket`, a folder, hf://owner/model, or a mapping of sources"]),
+        ("base={transformer: a, text_encoder: b}", ["'base.vae' is missing"]),
+        ("base={transformer: a.ckpt, text_encoder: b, vae: c}", ["a.ckpt: is a pickle"]),
+        ("base={transformer: 5, text_encoder: b, vae: c}", ["base.transformer"]),
+        ("base={transformer: {source: a, sha256: abc}, text_encoder: b, vae: c}", ["base.transformer.sha256"]),
         ("train.epochs", ["cannot read override 'train.epochs'", "key=value"]),
         ("train.epochs={", ["cannot apply override"]),
         ("grid.prompts.x.text=a", ["cannot apply override"]),
@@ -124,7 +131,8 @@ def test_a_trial_is_train_with_its_own_keys_on_top() -> None:
 
 
 def test_a_configuration_survives_the_ledger_and_a_file(tmp_path: Path) -> None:
-    config = load_config(CONF, ["trials={small: {rank: 4}}", "grid.epochs={every: 2}"])
+    base = "base={transformer: a.safetensors, text_encoder: {source: s3://b/c, sha256: " + "ab" * 32 + "}, vae: o/m}"
+    config = load_config(CONF, ["trials={small: {rank: 4}}", "grid.epochs={every: 2}", base])
     assert parse_config(to_data(config)) == config
     path = tmp_path / "study.yaml"
     path.write_text(to_yaml(config))

@@ -58,6 +58,26 @@ def test_an_incomplete_base_names_its_missing_parts(tmp_path: Path) -> None:
     assert fault.what == "base weights are missing: no vae, transformer weights"
 
 
+def test_a_single_file_is_no_base(tmp_path: Path) -> None:
+    (tmp_path / "dit.safetensors").touch()
+    (fault,) = missing(config(QUICK, tmp_path, f"base={tmp_path}/dit.safetensors"))
+    assert "a base is more than one file — write hf://owner/model, or a mapping of transformer" in str(fault)
+
+
+def test_every_source_that_is_missing_is_named_with_its_key(tmp_path: Path) -> None:
+    sources = f"base={{transformer: {tmp_path}/a.safetensors, text_encoder: https://host/b, vae: {tmp_path}/c}}"
+    faults = [str(fault) for fault in missing(config(QUICK, tmp_path, sources))]
+    assert [fault.partition(":")[0] for fault in faults] == ["base.transformer", "base.vae"]
+    assert all("there is no such file or folder" in fault for fault in faults)
+
+
+def test_a_hub_that_may_be_asked_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = config(QUICK, tmp_path, "base=owner/model")
+    assert len(missing(study)) == 1
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert missing(study) == [], "`run` fetches it"
+
+
 def test_the_hub_cache_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     model = tmp_path / "hub" / "models--circlestone-labs--Anima-Base-v1.0-Diffusers"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from anima.base import POCKET
 from orchestrator.config import StudyConfig, load_config
-from orchestrator.core.errors import BusyError, DatasetError
+from orchestrator.core.errors import BusyError, DatasetError, WeightsError
 from orchestrator.core.layout import Layout
 from orchestrator.crew import Crew, InlineCrew
 from orchestrator.ledger import read_events
@@ -51,6 +53,24 @@ def test_a_run_leaves_a_ledger_a_log_the_configuration_and_a_page(tmp_path: Path
     assert "study finished" in layout.log.read_text()
     assert layout.report.stat().st_size > 1000
     assert sum(e.kind == "sample_drawn" for e in read_events(layout.ledger)) == 6
+
+
+def test_the_log_says_what_was_matched_of_the_weights(tmp_path: Path) -> None:
+    config = study_config(tmp_path)
+    go(config)
+    log = config.layout().log.read_text()
+    for part, tensors in (("transformer", 127), ("text_conditioner", 42), ("text_encoder", 35), ("vae", 118)):
+        assert f"weights matched | {part} {tensors} of {tensors} tensors, f16 | {POCKET / part}" in log
+
+
+def test_weights_that_do_not_fit_stop_before_anything_is_recorded(tmp_path: Path) -> None:
+    shutil.copytree(POCKET, tmp_path / "base")
+    (file,) = (tmp_path / "base/vae").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-1])
+    config = study_config(tmp_path, f"base={tmp_path}/base")
+    with pytest.raises(WeightsError, match=r"vae/diffusion_pytorch_model\.safetensors: is .* it was cut short"):
+        prepare(config)
+    assert not config.layout().ledger.exists()
 
 
 def test_running_again_says_it_is_done_and_mends_the_page(tmp_path: Path) -> None:
