@@ -112,7 +112,7 @@ def _vae(found: Match, device: str, dtype: torch.dtype) -> AutoencoderKLQwenImag
 
 def _text(folder: Path, found: Mapping[str, Match], device: str, dtype: torch.dtype) -> TextEncoder:
     with init_empty_weights(include_buffers=False):
-        encoder = Qwen3Model(Qwen3Config(**found["text_encoder"].config))
+        encoder = Qwen3Model(Qwen3Config.from_dict(dict(found["text_encoder"].config)))
         conditioner = AnimaTextConditioner.from_config(found["text_conditioner"].config)
     tokenizer = _tokenizer(Qwen2Tokenizer, folder / "tokenizer", encoder.config.vocab_size)
     t5_tokenizer = _tokenizer(T5TokenizerFast, folder / "t5_tokenizer", conditioner.config.target_vocab_size)

@@ -19,7 +19,6 @@ from anima.base import base_folder
 from anima.headers import refuse_pickle_name
 from orchestrator.core.errors import ConfigError
 
-HUB = "hf://"
 _HUB_PLACE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<file>[\w./ -]+))?", re.ASCII)
 _BARE_HUB = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
 _SECRETS = re.compile(r"token|secret|password|signature|credential|api_?key|^sig$|^key$|^x-amz-", re.IGNORECASE)

@@ -11,7 +11,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -22,11 +22,10 @@ from anima.match import WEIGHTED
 from anima.sources.config import BaseSources, HubPlace, LocalPlace, S3Place, Source, WebPlace, parse_place
 from anima.sources.hub import cached_folder, fetch_file, fetch_files, is_offline, not_cached
 from anima.sources.remotes import Remote, S3File, WebFile
-from anima.sources.store import WeightStore
+from anima.sources.store import Tell, WeightStore
 from orchestrator.core.errors import ConfigError, MissingError, WeightsError
 from orchestrator.core.identity import digest
 
-Tell = Callable[[str], None]
 CONFIGS = Path(__file__).parent.parent / "configs"
 """config.json of every component in its published size."""
 DEPTHS: Mapping[int, str] = {28: "transformer-2b.json", 40: "transformer-2.9b.json"}
@@ -53,7 +52,9 @@ def obtain_base(base: str | BaseSources, *, tell: Tell = lambda _: None, store: 
         raise ConfigError(f"base {base!r} is one file", fix=WHOLE_BASE)
     if missing_parts(cached_folder(place)):
         tell(f"fetching base | {base} from the hub")
-    folder = fetch_files(place, ("*.json", "*.txt", "*.safetensors"), lambda f: not missing_parts(f))
+    # Not all weights: a model may hold other forms of itself beside these folders.
+    patterns = ("*.json", "*.txt", *(f"{part}/*.safetensors" for part in WEIGHTED))
+    folder = fetch_files(place, patterns, lambda f: not missing_parts(f))
     if lacking := missing_parts(folder):
         raise MissingError(f"no base in diffusers layout: no {', '.join(lacking)}", where=base, fix=WHOLE_BASE)
     return folder
@@ -101,7 +102,7 @@ def _fetch(name: str, source: Source, store: WeightStore, tell: Tell, stop: thre
         case HubPlace():
             found = fetch_file(place)
         case S3Place() | WebPlace() if name == "tokenizers":
-            found = _remote_tokenizers(place, store, stop)
+            found = _remote_tokenizers(place, store, tell, stop)
         case S3Place(bucket, key):
             with closing(S3File(bucket, key)) as remote:
                 return _remote_file(name, remote, source, store, tell, stop)
@@ -138,13 +139,14 @@ def _remote_file(
         sha256=source.sha256,
         check=lambda path: read_header(path, shown=remote.name),
         told=progress.told,
+        tell=tell,
         stop=stop,
     )
     progress.done(file)
     return file
 
 
-def _remote_tokenizers(place: S3Place | WebPlace, store: WeightStore, stop: threading.Event) -> Path:
+def _remote_tokenizers(place: S3Place | WebPlace, store: WeightStore, tell: Tell, stop: threading.Event) -> Path:
     """Both tokenizers below a place that cannot be listed: the two files that are always there."""
     names = [f"{folder}/{file}" for folder in TOKENIZERS for file in ("tokenizer.json", "tokenizer_config.json")]
     links: dict[str, Path] = {}
@@ -157,7 +159,9 @@ def _remote_tokenizers(place: S3Place | WebPlace, store: WeightStore, stop: thre
         else:
             remote = S3File(place.bucket, f"{place.key.rstrip('/')}/{name}")
         with closing(remote):
-            links[name] = store.fetch(remote, sha256=None, check=_refuse_no_json, told=lambda *_: None, stop=stop)
+            links[name] = store.fetch(
+                remote, sha256=None, check=_refuse_no_json, told=lambda *_: None, tell=tell, stop=stop
+            )
     return _linked_folder(links, store.root / "bases")
 
 

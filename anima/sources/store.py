@@ -20,14 +20,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from anima.base import content_sha256
-from anima.sources.download import Patience, Told, download, forget
+from anima.sources.download import Patience, Stopped, Told, download, forget
 from anima.sources.remotes import Remote
 from orchestrator.core.errors import StudyError, WeightsError
 from orchestrator.core.files import flush_folder, write_whole
 from orchestrator.core.identity import digest
 
+Tell = Callable[[str], None]
+"""Hears sentences for people."""
+POLL_S = 0.2
 _PLAIN_NAME = re.compile(r"\w[\w.+ -]{0,100}", re.ASCII)
 
 
@@ -61,6 +65,7 @@ class WeightStore:
         sha256: str | None,
         check: Callable[[Path], object],
         told: Told,
+        tell: Tell,
         stop: threading.Event,
     ) -> Path:
         """The whole file, fetched if it is not here. `check` looks at it before it counts; setting `stop` ends it.
@@ -71,7 +76,7 @@ class WeightStore:
         key = digest({"source": remote.address})
         partial = self.root / "partial" / key
         partial.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(partial.with_name(f"{key}.lock")):
+        with _alone(partial.with_name(f"{key}.lock"), remote, tell, stop):
             if (here := self.find(remote, sha256)) is not None:
                 return here
             download(remote, partial, told, self.patience, stop)
@@ -113,8 +118,20 @@ def _file_name(name: str) -> str:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other process fetches the same file; the lock ends with its holder, however that ends."""
+def _alone(path: Path, remote: Remote, tell: Tell, stop: threading.Event) -> Iterator[None]:
+    """Wait, aloud, until no other process fetches the same file; the lock ends with its holder, however that ends."""
     with path.open("a+") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        if not _lock(stream):
+            tell(f"waiting | another process is fetching {remote.name}")
+            while not _lock(stream):
+                if stop.wait(POLL_S):
+                    raise Stopped
         yield
+
+
+def _lock(stream: IO[str]) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -12,7 +12,7 @@ import torch
 from diffusers import CosmosTransformer3DModel
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
-from transformers import T5TokenizerFast
+from transformers import Qwen3Model, T5TokenizerFast
 
 from anima.base import POCKET
 from anima.draw import Request, draw
@@ -156,6 +156,21 @@ def test_writing_into_loaded_weights_leaves_the_file_alone(tmp_path: Path) -> No
         model.proj_out.weight.zero_()
     assert (tmp_path / "diffusion_pytorch_model.safetensors").read_bytes() == before
     assert load_transformer(tmp_path).proj_out.weight.any()
+
+
+def test_a_configuration_of_an_older_transformers_means_the_same(tmp_path: Path) -> None:
+    shutil.copytree(POCKET, tmp_path / "base")
+    file = tmp_path / "base/text_encoder/config.json"
+    config = json.loads(file.read_text())
+    config["rope_theta"] = config.pop("rope_parameters")["rope_theta"] * 100
+    config |= {"torch_dtype": "float16", "rope_scaling": None}
+    file.write_text(json.dumps(config))
+    theirs = Qwen3Model.from_pretrained(tmp_path / "base/text_encoder", dtype=torch.float32)
+    ours = load_text(tmp_path / "base").encoder
+    assert torch.equal(ours.rotary_emb.inv_freq, theirs.rotary_emb.inv_freq)
+    tokens = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        assert torch.equal(ours(tokens).last_hidden_state, theirs.eval()(tokens).last_hidden_state)
 
 
 Spoil = Callable[[Path], object]

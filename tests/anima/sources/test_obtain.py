@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,32 @@ def test_two_studies_that_want_the_same_file_fetch_it_once(site: Site, store: We
     assert len(pieces) == len(set(pieces))
 
 
+def test_a_wait_for_another_process_is_told_and_can_be_stopped(site: Site, store: WeightStore) -> None:
+    held, free, stop = threading.Event(), threading.Event(), threading.Event()
+    told: list[str] = []
+    url = f"{site.address}/anima/vae.safetensors"
+
+    def check(_: Path) -> None:
+        held.set()
+        free.wait()
+
+    def tell(sentence: str) -> None:
+        told.append(sentence)
+        stop.set()
+
+    first = threading.Thread(target=fetch, args=(store, url), kwargs={"check": check})
+    first.start()
+    held.wait()
+    try:
+        with pytest.raises(Stopped):
+            fetch(store, url, tell=tell, stop=stop)
+    finally:
+        free.set()
+        first.join()
+    assert told == [f"waiting | another process is fetching {url}"]
+    assert fetch(store, url).read_bytes() == site.files["/anima/vae.safetensors"]
+
+
 def test_one_fault_ends_all_downloads_and_keeps_what_has_arrived(site: Site, store: WeightStore) -> None:
     missing = f"{site.address}/anima/none.safetensors"
     with pytest.raises(MissingError, match=r"none\.safetensors: the server has no such file"):
@@ -196,40 +223,42 @@ def test_one_fault_ends_all_downloads_and_keeps_what_has_arrived(site: Site, sto
     obtain_base(web(site), store=store)
 
 
+def fetch(
+    store: WeightStore,
+    url: str,
+    *,
+    check: Callable[[Path], object] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
+    stop: threading.Event | None = None,
+) -> Path:
+    """One file from the web into the store."""
+    with closing(WebFile(url)) as remote:
+        stop = stop or threading.Event()
+        return store.fetch(remote, sha256=None, check=check, told=lambda *_: None, tell=tell, stop=stop)
+
+
 def test_a_name_from_elsewhere_is_never_a_path(site: Site, store: WeightStore) -> None:
     data = site.files["/anima/vae.safetensors"]
     site.files["/x/"] = site.files["/x/..%2F..%2Fvae"] = data
     for name in ("", "..%2F..%2Fvae"):
-        remote = WebFile(f"{site.address}/x/{name}")
-        file = store.fetch(remote, sha256=None, check=lambda _: None, told=lambda *_: None, stop=threading.Event())
+        file = fetch(store, f"{site.address}/x/{name}")
         assert file.parent.parent == store.root / "files"
         assert file.read_bytes() == data
 
 
 def test_two_files_behind_one_path_are_two_files(site: Site, store: WeightStore) -> None:
     site.files["/download"] = site.files["/anima/vae.safetensors"]
-
-    def fetch(query: str) -> Path:
-        remote = WebFile(f"{site.address}/download?{query}")
-        return store.fetch(remote, sha256=None, check=lambda _: None, told=lambda *_: None, stop=threading.Event())
-
-    first = fetch("model=1")
+    first = fetch(store, f"{site.address}/download?model=1")
     site.files["/download"] = site.files["/anima/qwen.safetensors"]
-    assert fetch("model=2") != first
-    assert fetch("model=1") == first
+    assert fetch(store, f"{site.address}/download?model=2") != first
+    assert fetch(store, f"{site.address}/download?model=1") == first
 
 
 def test_a_stopped_fetch_says_so(site: Site, store: WeightStore) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(Stopped):
-        store.fetch(
-            WebFile(f"{site.address}/anima/dit.safetensors"),
-            sha256=None,
-            check=lambda _: None,
-            told=lambda *_: None,
-            stop=stop,
-        )
+        fetch(store, f"{site.address}/anima/dit.safetensors", stop=stop)
 
 
 def test_published_files_take_the_published_configurations(store: WeightStore, tmp_path: Path) -> None:

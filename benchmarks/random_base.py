@@ -1,0 +1,61 @@
+"""A base of the real sizes with random weights, in both forms that bases are published in; about 11 GB."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from zlib import crc32
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from anima.base import POCKET
+from anima.sources.config import BaseSources
+from anima.sources.obtain import CONFIGS
+from anima.tensors import TensorSpec, component_tensors
+
+PUBLISHED = {"transformer": "transformer-2b.json"}
+WEIGHTS = {"text_encoder": "model.safetensors"}
+FOLDER_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def write_random_base(root: Path) -> None:
+    """`root/single` as ComfyUI's three files, `root/folder` in diffusers layout: the same bf16 tensors."""
+    single, folder = root / "single", root / "folder"
+    single.mkdir(parents=True)
+    shared: dict[str, Tensor] = {}
+    for part in ("transformer", "text_conditioner", "text_encoder", "vae"):
+        config = CONFIGS / PUBLISHED.get(part, f"{part}.json")
+        specs = component_tensors(part, json.loads(config.read_text()), where=str(config)).values()
+        tensors = _random_tensors(part, specs)
+        (folder / part).mkdir(parents=True)
+        shutil.copy(config, folder / part / "config.json")
+        save_file(tensors, folder / part / WEIGHTS.get(part, FOLDER_WEIGHTS), {"format": "pt"})
+        named = {spec.original: tensors[spec.name] for spec in specs}
+        if part == "transformer":
+            shared = {f"net.{key}": tensor for key, tensor in named.items()}
+        elif part == "text_conditioner":
+            shared |= {f"net.llm_adapter.{key}": tensor for key, tensor in named.items()}
+            save_file(shared, single / "transformer.safetensors")
+            shared = {}
+        else:
+            save_file(named, single / f"{part}.safetensors")
+    for part in ("tokenizer", "t5_tokenizer"):
+        shutil.copytree(POCKET / part, folder / part)
+
+
+def single_sources(root: Path) -> BaseSources:
+    """The single files as a study names them; both tokenizers are pocket's, whose fewer tokens fit."""
+    named = {part: str(root / "single" / f"{part}.safetensors") for part in ("transformer", "text_encoder", "vae")}
+    return BaseSources.model_validate({**named, "tokenizers": "pocket"})
+
+
+def _random_tensors(part: str, specs: Iterable[TensorSpec]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for spec in specs:
+        generator = torch.Generator().manual_seed(crc32(f"{part} {spec.name}".encode()))
+        tensors[spec.name] = torch.empty(spec.shape, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator)
+    return tensors
