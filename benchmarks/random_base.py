@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from anima.base import POCKET
+from anima.sources.assemble import CONFIGS
 from anima.sources.config import BaseSources
-from anima.sources.obtain import CONFIGS
 from anima.tensors import TensorSpec, component_tensors
 
 PUBLISHED = {"transformer": "transformer-2b.json"}

@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,8 +121,9 @@ class _Download:
         left = [piece for piece in pieces if piece[0] not in self._done]
         with ThreadPoolExecutor(self._patience.connections, thread_name_prefix="download") as pool:
             try:
-                for future in [pool.submit(self._fetch_piece, descriptor, *piece) for piece in left]:
-                    future.result()
+                jobs = [pool.submit(self._fetch_piece, descriptor, *piece) for piece in left]
+                for job in wait(jobs, return_when=FIRST_EXCEPTION).done:
+                    job.result()
             except BaseException:
                 # Leaving the pool waits for its threads: they look at this between two chunks.
                 self._failed = True

@@ -1,40 +1,27 @@
 """From what a study's YAML says of its base to one folder on this machine that everything else loads from.
 
-A folder or a hub's snapshot is used as it is. A base of several sources becomes a folder of links: each component's
-config.json beside its weights, and both tokenizers. What is elsewhere is fetched first, all of it at the same time.
+A folder or a hub's snapshot is used as it is. Of a mapping of sources, what is elsewhere is fetched, all of it at the
+same time, and `assemble` links the files into one folder.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import tempfile
 import threading
 import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
 
-from anima.base import base_folder, content_sha256, has_tokenizer, missing_parts
+from anima.base import base_folder, content_sha256, missing_parts
 from anima.headers import read_header
 from anima.match import WEIGHTED
+from anima.sources.assemble import TOKENIZERS, assemble, linked_folder
 from anima.sources.config import BaseSources, HubPlace, LocalPlace, S3Place, Source, WebPlace, parse_place
 from anima.sources.hub import cached_folder, fetch_file, fetch_files, is_offline, not_cached
 from anima.sources.remotes import Remote, S3File, WebFile
 from anima.sources.store import Tell, WeightStore
 from orchestrator.core.errors import ConfigError, MissingError, WeightsError
-from orchestrator.core.identity import digest
-
-CONFIGS = Path(__file__).parent.parent / "configs"
-"""config.json of every component in its published size."""
-DEPTHS: Mapping[int, str] = {28: "transformer-2b.json", 40: "transformer-2.9b.json"}
-TOKENIZERS: Mapping[str, tuple[str, ...]] = {
-    "tokenizer": ("tokenizer", "qwen25_tokenizer", "qwen3_06b"),
-    "t5_tokenizer": ("t5_tokenizer", "t5_old"),
-}
-"""Each tokenizer's folder in diffusers layout, then as ComfyUI and sd-scripts bring it."""
-_BLOCK = re.compile(r"(?:^|\.)(?:transformer_)?blocks\.(\d+)\.(?:mlp\.layer1|ff\.net\.2)\.weight$")
 
 
 def obtain_base(base: str | BaseSources, *, tell: Tell = lambda _: None, store: WeightStore | None = None) -> Path:
@@ -44,7 +31,7 @@ def obtain_base(base: str | BaseSources, *, tell: Tell = lambda _: None, store: 
     """
     if isinstance(base, BaseSources):
         store = store or WeightStore.of_this_machine()
-        return _assemble(base, _fetch_all(base, store, tell), store.root / "bases")
+        return assemble(base, _fetch_all(base, store, tell), store.root / "bases")
     place = parse_place(base)
     if isinstance(place, LocalPlace):
         return base_folder(base)
@@ -83,10 +70,13 @@ def _fetch_all(base: BaseSources, store: WeightStore, tell: Tell) -> dict[str, P
     with ThreadPoolExecutor(len(base.sources), thread_name_prefix="source") as pool:
         jobs = {name: pool.submit(_fetch, name, source, store, tell, stop) for name, source in base.sources.items()}
         try:
-            return {name: job.result() for name, job in jobs.items()}
+            # One fault ends the others at once, however much they have left.
+            for job in wait(jobs.values(), return_when=FIRST_EXCEPTION).done:
+                job.result()
         except BaseException:
             stop.set()
             raise
+    return {name: job.result() for name, job in jobs.items()}
 
 
 def _fetch(name: str, source: Source, store: WeightStore, tell: Tell, stop: threading.Event) -> Path:
@@ -162,7 +152,7 @@ def _remote_tokenizers(place: S3Place | WebPlace, store: WeightStore, tell: Tell
             links[name] = store.fetch(
                 remote, sha256=None, check=_refuse_no_json, told=lambda *_: None, tell=tell, stop=stop
             )
-    return _linked_folder(links, store.root / "bases")
+    return linked_folder(links, store.root / "bases")
 
 
 def _refuse_no_json(path: Path) -> None:
@@ -192,90 +182,3 @@ class _Progress:
     def done(self, file: Path) -> None:
         if self._first >= 0:
             self._tell(f"fetched {self._part} | {self._name} | sha256 {content_sha256(file)}")
-
-
-def _assemble(base: BaseSources, found: Mapping[str, Path], bases: Path) -> Path:
-    configs = Path(base.configs).expanduser() if base.configs else None
-    links: dict[str, Path] = {}
-    for part in WEIGHTED:
-        own = part if part in found else "transformer"
-        if found[own].is_file():
-            links |= _file_links(part, found[own], configs)
-        else:
-            links |= _folder_links(part, found[own], own)
-    links |= _tokenizer_links(found)
-    return _linked_folder(links, bases)
-
-
-def _file_links(part: str, file: Path, configs: Path | None) -> dict[str, Path]:
-    config = configs / part / "config.json" if configs else CONFIGS / _config_name(part, file)
-    if not config.is_file():
-        raise MissingError(f"no {part}/config.json", where=f"base.configs: {configs}", fix="give diffusers layout")
-    weights = "model.safetensors" if part == "text_encoder" else "diffusion_pytorch_model.safetensors"
-    return {f"{part}/config.json": config, f"{part}/{weights}": file}
-
-
-def _config_name(part: str, file: Path) -> str:
-    """The published configuration for a single file. Of transformers there are two depths."""
-    if part != "transformer":
-        return f"{part}.json"
-    blocks = [int(found[1]) for key in read_header(file) if (found := _BLOCK.search(key))]
-    depth = max(blocks, default=-1) + 1
-    # A file without any block is no transformer at all, and is told so when it is matched.
-    if depth and depth not in DEPTHS:
-        known = " or ".join(map(str, DEPTHS))
-        raise WeightsError(
-            f"has {depth} blocks, published transformers have {known}",
-            where=str(file),
-            fix="name a folder with its config.json as base.configs",
-        )
-    return DEPTHS[depth or 28]
-
-
-def _folder_links(part: str, folder: Path, key: str) -> dict[str, Path]:
-    """A component of a diffusers-layout folder, or the folder itself where it is the component."""
-    inside = folder / part
-    if not inside.is_dir() and part == key and (folder / "config.json").is_file():
-        inside = folder
-    if not (inside / "config.json").is_file():
-        fix = f"name a folder that holds {part}/, or give base.{part}"
-        raise MissingError(f"no {part}/config.json", where=f"base.{key}: {folder}", fix=fix)
-    files = [p for p in sorted(inside.iterdir()) if p.name == "config.json" or ".safetensors" in p.suffixes]
-    return {f"{part}/{file.name}": file for file in files}
-
-
-def _tokenizer_links(found: Mapping[str, Path]) -> dict[str, Path]:
-    folder = found.get("tokenizers") or next((path for path in found.values() if path.is_dir()), None)
-    if folder is None:
-        raise ConfigError(
-            "single files hold no tokenizers", where="base.tokenizers", fix="name a folder or hf://owner/model for them"
-        )
-    links: dict[str, Path] = {}
-    for part, names in TOKENIZERS.items():
-        inside = next((folder / name for name in names if has_tokenizer(folder / name)), None)
-        if inside is None:
-            raise MissingError(f"no {part}/tokenizer.json", where=f"base.tokenizers: {folder}", fix="name its folder")
-        files = [p for p in sorted(inside.iterdir()) if p.suffix in (".json", ".txt", ".model")]
-        links |= {f"{part}/{file.name}": file for file in files}
-    return links
-
-
-def _linked_folder(links: Mapping[str, Path], bases: Path) -> Path:
-    """A folder of absolute links, named by where they point; the same links are the same folder."""
-    targets = {name: str(path.absolute()) for name, path in links.items()}
-    folder = bases / digest(targets)
-    if folder.is_dir():
-        return folder
-    bases.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=bases, prefix=".new-") as aside:
-        for name, target in targets.items():
-            link = Path(aside, "base", name)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(target)
-        try:
-            Path(aside, "base").rename(folder)
-        except OSError:
-            # Another process put the same links there first.
-            if not folder.is_dir():
-                raise
-    return folder

@@ -19,7 +19,7 @@ from transformers import Qwen3Config, Qwen3Model
 
 from anima.base import POCKET
 from anima.lora import TARGETS
-from anima.sources.obtain import CONFIGS, DEPTHS
+from anima.sources.assemble import CONFIGS, DEPTHS
 from anima.tensors import component_tensors
 from orchestrator.core.errors import WeightsError
 

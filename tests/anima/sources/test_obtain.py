@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save, save_file
 from anima.base import POCKET, base_sha256, missing_parts
 from anima.load import load_text
 from anima.match import inspect_base
+from anima.sources.assemble import CONFIGS
 from anima.sources.config import BaseSources
 from anima.sources.download import Patience, Stopped
-from anima.sources.obtain import CONFIGS, missing_sources, obtain_base
+from anima.sources.obtain import missing_sources, obtain_base
 from anima.sources.remotes import WebFile
 from anima.sources.store import WeightStore
 from orchestrator.core.errors import ConfigError, MissingError, StudyError, WeightsError
