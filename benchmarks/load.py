@@ -255,8 +255,8 @@ Single files and folder gave {same} tensors, all of them bit for bit the same.
 
 **What bounds it.** Cold, the disk: {disk:.2f} GB/s when it is read directly, one block of 16 MiB after the other, and
 {cold:.2f} GB/s when loading, which lets the system read ahead. Warm, the call takes {python:.2f} s to check every
-tensor and build the modules, whatever the size of the weights, and the first use {touch:.2f} s to enter their pages into
-the process.
+tensor and build the modules, whatever the size of the weights, and the first use {touch:.2f} s to enter their pages
+into the process.
 """
 
 
