@@ -35,6 +35,19 @@ def resolve_base(base: str) -> Path:
     return base_folder(base)
 
 
+def tokenizers_folder(base: BaseSources | str) -> Path | None:
+    """Where the tokenizers of a base are, as far as that is known before anything is fetched."""
+    if isinstance(base, str):
+        return resolve_base(base)
+    for source in (base.tokenizers, *base.sources.values()):
+        match source.place if source else None:
+            case LocalPlace(path) if path.is_dir():
+                return path
+            case HubPlace(file="") as place:
+                return cached_folder(place)
+    return None
+
+
 def _missing_base(base: BaseSources | str) -> list[MissingError]:
     if isinstance(base, BaseSources):
         return missing_sources(base)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save, save_file
 from anima.base import POCKET, base_sha256, missing_parts
 from anima.load import load_text
 from anima.match import inspect_base
+from anima.prompt import read_prompt
 from anima.sources.assemble import CONFIGS
 from anima.sources.config import BaseSources
 from anima.sources.download import Patience, Stopped
@@ -101,7 +102,7 @@ def vars_of(files: SingleFiles) -> tuple[Path, Path, Path]:
 def test_what_is_elsewhere_is_fetched_once(site: Site, store: WeightStore) -> None:
     told: list[str] = []
     folder = obtain_base(web(site), store=store, tell=told.append)
-    assert load_text(folder).tokens("1girl").t5
+    assert load_text(folder).tokens(read_prompt("1girl")).t5
     looked = len(site.asked)
     assert looked > 7
     assert obtain_base(web(site), store=store, tell=told.append) == folder
@@ -295,7 +296,7 @@ def test_tokenizers_are_found_where_other_programs_keep_them(
     ours = load_text(obtain_base(local(files, tokenizers=str(comfy)), store=store))
     theirs = load_text(POCKET)
     for prompt in ("1girl, blue hair", "3girls, left side: kanachan", ""):
-        assert ours.tokens(prompt) == theirs.tokens(prompt)
+        assert ours.tokens(read_prompt(prompt)) == theirs.tokens(read_prompt(prompt))
 
 
 @pytest.mark.parametrize(
