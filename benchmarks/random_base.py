@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from zlib import crc32
 
@@ -17,18 +17,22 @@ from anima.sources.assemble import CONFIGS
 from anima.sources.config import BaseSources
 from anima.tensors import TensorSpec, component_tensors
 
-PUBLISHED = {"transformer": "transformer-2b.json"}
+PARTS = ("transformer", "text_conditioner", "text_encoder", "vae")
+PUBLISHED = {part: CONFIGS / f"{part}.json" for part in PARTS} | {"transformer": CONFIGS / "transformer-2b.json"}
 WEIGHTS = {"text_encoder": "model.safetensors"}
 FOLDER_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def write_random_base(root: Path) -> None:
-    """`root/single` as ComfyUI's three files, `root/folder` in diffusers layout: the same bf16 tensors."""
+def write_random_base(root: Path, configs: Mapping[str, Path] = PUBLISHED) -> None:
+    """`root/single` as ComfyUI's three files, `root/folder` in diffusers layout: the same bf16 tensors.
+
+    `configs` names the config.json of each component; the published sizes are the default.
+    """
     single, folder = root / "single", root / "folder"
     single.mkdir(parents=True)
     shared: dict[str, Tensor] = {}
-    for part in ("transformer", "text_conditioner", "text_encoder", "vae"):
-        config = CONFIGS / PUBLISHED.get(part, f"{part}.json")
+    for part in PARTS:
+        config = configs[part]
         specs = component_tensors(part, json.loads(config.read_text()), where=str(config)).values()
         tensors = _random_tensors(part, specs)
         (folder / part).mkdir(parents=True)
@@ -50,7 +54,7 @@ def write_random_base(root: Path) -> None:
 def single_sources(root: Path) -> BaseSources:
     """The single files as a study names them; both tokenizers are pocket's, whose fewer tokens fit."""
     named = {part: str(root / "single" / f"{part}.safetensors") for part in ("transformer", "text_encoder", "vae")}
-    return BaseSources.model_validate({**named, "tokenizers": "pocket"})
+    return BaseSources.model_validate({**named, "tokenizers": "pocket", "configs": str(root / "folder")})
 
 
 def _random_tensors(part: str, specs: Iterable[TensorSpec]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from rich.text import Text
 from infra.pods import Offer, read_offers
 from orchestrator import audit
 from orchestrator.config import StudyConfig, load_config
-from orchestrator.preflight import dataset_root, tokenizer_folder
+from orchestrator.preflight import dataset_root, tokenizers_folder
 from trainer.checkpoints import saved_epochs
 from trainer.config import DatasetConfig, TrainConfig
 from trainer.dataset import named_triggers, steps_per_epoch
@@ -90,7 +90,8 @@ def make_plan(config: StudyConfig) -> Plan:
     trials = tuple(_trial(config, name, train, images) for name, train in config.trials.items())
     fresh = len(config.grid.prompts) * config.decide.confirm_seeds if config.judge.name != "none" else 0
     warnings += audit.audit_prompts(config.grid.prompts, config.cast) + _unsaved_epochs(config)
-    warnings += audit.audit_words(config.grid.prompts, tokenizer_folder(config.base))
+    if (tokenizers := tokenizers_folder(config.base)) is not None:
+        warnings += audit.audit_words(config.grid.prompts, tokenizers)
     if config.judge.name == "pixel" and config.base != "pocket":
         warnings.append("judge `pixel` reads pictures of the drawn world only; this base draws others")
     pods = () if config.base == "pocket" else tuple(_pod(config, trials, fresh, offer) for offer in read_offers())

@@ -35,12 +35,17 @@ def resolve_base(base: str) -> Path:
     return base_folder(base)
 
 
-def tokenizer_folder(base: BaseSources | str) -> Path | None:
-    """The folder whose tokenizers a study's base has, as far as it is known without fetching anything."""
+def tokenizers_folder(base: BaseSources | str) -> Path | None:
+    """Where the tokenizers of a base are, as far as that is known before anything is fetched."""
     if isinstance(base, str):
         return resolve_base(base)
-    place = parse_place(base.tokenizers.source) if base.tokenizers else None
-    return place.path if isinstance(place, LocalPlace) else None
+    for source in (base.tokenizers, *base.sources.values()):
+        match source.place if source else None:
+            case LocalPlace(path) if path.is_dir():
+                return path
+            case HubPlace(file="") as place:
+                return cached_folder(place)
+    return None
 
 
 def _missing_base(base: BaseSources | str) -> list[MissingError]:

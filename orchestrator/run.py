@@ -68,7 +68,10 @@ def run_study(path: Path, overrides: Sequence[str], console: Console) -> int:
         raise Lacking(faults)
     layout = config.layout()
     with sole_driver(layout.lock):
-        return drive(prepare(config, tell=lambda line: console.print(line, markup=False, highlight=False)), console)
+        return drive(
+            prepare(config, tell=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)),
+            console,
+        )
 
 
 def prepare(config: StudyConfig, *, tell: Callable[[str], None] = lambda _: None) -> Study:

@@ -17,7 +17,7 @@ from diffusers.loaders.single_file_utils import (
 from torch import nn
 from transformers import Qwen3Config, Qwen3Model
 
-from anima.adapters.names import TARGETS
+from anima.adapters.names import COMPONENTS, Component, layer_at
 from anima.base import POCKET
 from anima.sources.assemble import CONFIGS, DEPTHS
 from anima.tensors import component_tensors
@@ -124,10 +124,17 @@ def test_text_encoder_keys_are_those_transformers_reads(tmp_path: Path) -> None:
     assert all(torch.equal(theirs[spec.name], state[spec.original]) for spec in specs.values())
 
 
-def test_adapter_layers_have_the_same_names_in_files_of_weights() -> None:
-    specs = component_tensors("transformer", published("transformer-2b"), where="")
-    for original, module in TARGETS:
-        assert specs[f"transformer_blocks.27.{module}.weight"].original == f"blocks.27.{original}.weight"
+@pytest.mark.parametrize("part", COMPONENTS)
+def test_adapter_files_name_linear_layers_as_files_of_weights_do(part: Component) -> None:
+    name = "transformer-2.9b" if part == "transformer" else part
+    specs = component_tensors(part, published(name), where="")
+    front = {"transformer": "", "text_conditioner": "llm_adapter.", "text_encoder": ""}[part]
+    linear = [s for s in specs.values() if len(s.shape) == 2 and s.name not in ("embed.weight", "embed_tokens.weight")]
+    for spec in linear:
+        layer = layer_at(part, spec.name.removesuffix(".weight"))
+        assert layer is not None
+        assert f"{layer.original}.weight" == front + spec.original.removeprefix("model.")
+    assert len(linear) == {"transformer": 40 * 16 + 6, "text_conditioner": 6 * 10 + 1, "text_encoder": 28 * 7}[part]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from anima.base import PARTS, POCKET
 from orchestrator.config import StudyConfig, load_config
 from orchestrator.core.errors import ConfigError
-from orchestrator.preflight import missing, resolve_base
+from orchestrator.preflight import missing, resolve_base, tokenizers_folder
 
 TRIO = Path("conf/trio_v2.yaml")
 QUICK = Path("conf/quickstart.yaml")
@@ -84,6 +84,22 @@ def test_the_hub_cache_is_looked_into(tmp_path: Path, monkeypatch: pytest.Monkey
     (model / "refs").mkdir(parents=True)
     (model / "refs" / "main").write_text("abc123\n")
     assert resolve_base("hf://circlestone-labs/Anima-Base-v1.0-Diffusers") == model / "snapshots" / "abc123"
+
+
+def test_tokenizers_are_known_where_they_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    files = "transformer: /a.safetensors, text_encoder: s3://b/c, vae: https://host/d"
+    found = {
+        "pocket": POCKET,
+        "hf://owner/model": tmp_path / "models--owner--model/snapshots/main",
+        f"{{{files}}}": None,
+        f"{{{files}, tokenizers: pocket}}": POCKET,
+        f"{{{files}, tokenizers: owner/model}}": tmp_path / "models--owner--model/snapshots/main",
+        f"{{{files}, tokenizers: s3://b/tokenizers}}": None,
+        "{transformer: /a.safetensors, text_encoder: pocket, vae: pocket}": POCKET,
+    }
+    for base, folder in found.items():
+        assert tokenizers_folder(config(QUICK, tmp_path, f"base={base}").base) == folder, base
 
 
 def test_pocket_is_the_shipped_folder() -> None:

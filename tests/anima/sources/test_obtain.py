@@ -125,10 +125,12 @@ def test_a_pinned_file_needs_no_network_wherever_it_once_came_from(
     assert site.asked == []
 
 
-def test_content_that_is_not_the_pinned_one_is_refused_and_not_kept(site: Site, store: WeightStore) -> None:
+def test_content_that_is_not_the_pinned_one_is_refused_and_not_kept(
+    files: SingleFiles, site: Site, store: WeightStore
+) -> None:
     pinned = {"source": f"{site.address}/anima/vae.safetensors", "sha256": "0" * 64}
     with pytest.raises(WeightsError) as error:
-        obtain_base(web(site, vae=pinned), store=store)
+        obtain_base(local(files, vae=pinned), store=store)
     actual = file_sha256_of(site.files["/anima/vae.safetensors"])
     assert str(error.value).startswith(
         f"{site.address}/anima/vae.safetensors: its sha256 is {actual}, the study asks for {'0' * 64}"
