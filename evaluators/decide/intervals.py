@@ -86,7 +86,7 @@ def _clustered_grid(k: Floats, n: Floats) -> tuple[Floats, Floats]:
     a = rate[:, None, None] * spread[:, None]
     b = (1 - rate)[:, None, None] * spread[:, None]
     likelihood: Floats = (betaln(a + kinds[:, 0], b + kinds[:, 1] - kinds[:, 0]) - betaln(a, b)) @ times
-    joint = np.exp(likelihood - likelihood.max())
+    joint = np.exp(likelihood - np.max(likelihood))
     return rate, joint / joint.sum()
 
 
@@ -127,25 +127,16 @@ class Calibration:
         """Whether the judge tells good from bad better than a coin: without that no rate can be corrected."""
         return self.sensitivity + self.specificity > 1.1
 
-    def correct(self, rate: Floats, rng: np.random.Generator | None = None) -> Floats:
+    def correct(self, draws: Floats, rng: np.random.Generator) -> Floats:
         """True rates behind judged ones: (rate + specificity - 1) / (sensitivity + specificity - 1), within [0, 1].
 
-        Rogan and Gladen (1978). With `rng` the last axis of `rate` holds posterior draws, and each is corrected by
-        its own draw of sensitivity and specificity, so that the labels' own uncertainty is in the result.
+        Rogan and Gladen (1978). The last axis of `draws` holds posterior draws; each is corrected by its own draw of
+        sensitivity and specificity, so that the labels' own uncertainty is in the result.
         """
-        if rng is None:
-            return _rogan_gladen(rate, np.array([self.sensitivity]), np.array([self.specificity]))
-        draws = rate.shape[-1]
-        return _rogan_gladen(
-            rate,
-            rng.beta(self.good_passed + 0.5, self.good - self.good_passed + 0.5, draws),
-            rng.beta(self.bad_failed + 0.5, self.bad - self.bad_failed + 0.5, draws),
-        )
-
-
-def _rogan_gladen(rate: Floats, sensitivity: Floats, specificity: Floats) -> Floats:
-    judged = np.maximum(sensitivity + specificity - 1, 0.05)
-    return np.clip((rate + specificity - 1) / judged, 0.0, 1.0)
+        count = (draws.shape[-1],)
+        sensitivity = rng.beta(self.good_passed + 0.5, self.good - self.good_passed + 0.5, count)
+        specificity = rng.beta(self.bad_failed + 0.5, self.bad - self.bad_failed + 0.5, count)
+        return np.clip((draws + specificity - 1) / np.maximum(sensitivity + specificity - 1, 0.05), 0.0, 1.0)
 
 
 def pooled_weights(weights: Sequence[float]) -> Floats:

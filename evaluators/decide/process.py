@@ -3,7 +3,8 @@
 The model. logit p(weight, context, epoch) = mean + curve(epoch) + what is the weight's own + what is the context's own
 + a small wiggle(epoch); all of them Gaussian with stated covariances. `p` is the rate over all seeds. A seed that
 several pictures share shifts all of their logits by its own Gaussian amount u; given u a picture passes with
-probability sigmoid(c f + u), where c = sqrt(1 + pi sd^2 / 8) makes the average over u come out as sigmoid(f) (MacKay 1992).
+probability sigmoid(c f + u), where c = sqrt(1 + pi sd^2 / 8) makes the average over u come out as sigmoid(f)
+(MacKay 1992).
 
 The fit. u is integrated out seed by seed with adaptive Gauss-Hermite nodes, what remains is a Laplace approximation at
 the mode (Rasmussen and Williams 2006, chapter 3). Nobody knows how smooth the curve is or how much seeds matter, so
