@@ -86,13 +86,13 @@ def _clustered_grid(k: Floats, n: Floats) -> tuple[Floats, Floats]:
     a = rate[:, None, None] * spread[:, None]
     b = (1 - rate)[:, None, None] * spread[:, None]
     likelihood: Floats = (betaln(a + kinds[:, 0], b + kinds[:, 1] - kinds[:, 0]) - betaln(a, b)) @ times
-    joint = np.exp(likelihood - np.max(likelihood))
+    joint = np.exp(likelihood - likelihood.max())
     return rate, joint / joint.sum()
 
 
 def _summary(rate: Floats, share: Floats, none: bool, every: bool, confidence: float) -> Posterior:
     mean = float(rate @ share)
-    sd = float(np.sqrt(max(0.0, rate**2 @ share - mean**2)))
+    sd = float(np.sqrt((rate - mean) ** 2 @ share))
     edges, tail = np.cumsum(share), (1 - confidence) / 2
     low = 0.0 if none else float(np.interp(tail, edges, rate))
     high = 1.0 if every else float(np.interp(1 - tail, edges, rate))
