@@ -235,10 +235,10 @@ def report(lines: list[Line], stops: Mapping[str, list[tuple[int, float]]], comm
         "",
         (__doc__ or "").split("\n\n", 2)[2].strip(),
         "",
-        "Expected regret is what the posterior says of itself. Coverage is of 95 % intervals: of all 150 epochs, and of",
-        "the chosen one. A judge that errs passes 95 % of good and fails 85 % of bad pictures; rates are corrected by",
-        "50 + 50 labels. In the stream epochs appear while training, verdicts are late and out of order, and one in 25",
-        "never comes.",
+        "Expected regret is what the posterior says of itself. Coverage is of 95 % intervals: of all 150 epochs, and",
+        "of the chosen one. A judge that errs passes 95 % of good and fails 85 % of bad pictures; rates are corrected",
+        "by 50 + 50 labels. In the stream epochs appear while training, verdicts are late and out of order, and one in",
+        "25 never comes.",
         "",
     ]
     for setting in dict.fromkeys(line.setting for line in lines):

@@ -46,9 +46,8 @@ def adaptive(situation: Situation, at_most: int, *, control: bool = True) -> Pro
     room = min(at_most, _affordable(situation))
     if room <= 0 or not situation.saved:
         return Proposal(())
-    asks = list(islice(_first_looks(situation), room))
-    if control:
-        asks = [*_controls(situation, len(asks)), *asks][:room]
+    asks = _controls(situation, room)[:room] if control else []
+    asks += islice(_first_looks(situation), room - len(asks))
     if len(asks) >= room:
         return Proposal(tuple(asks))
     contest = _Contest.of(situation)
@@ -95,7 +94,10 @@ def _first_looks(situation: Situation) -> Iterator[Ask]:
 
 
 def _controls(situation: Situation, coming: int) -> list[Ask]:
-    """As many controls as are due, on seeds the adapter is drawn with, so that both can be compared seed by seed."""
+    """As many controls as are due among the pictures so far and those coming.
+
+    They are drawn on seeds the adapter was drawn with, so that the two can be compared seed by seed.
+    """
     there = sum(ask.weight == 0 for ask in situation.asked)
     due = (len(situation.asked) + coming) // CONTROL_EVERY - there
     used = {(ask.context, ask.seed) for ask in situation.asked if ask.weight == 0}

@@ -34,8 +34,8 @@ def band_of(draws: Floats, margin: float, around: int | None = None) -> Band:
     """The band of one weight's draws, shape (epochs, draws); the plateau is the run `around` an epoch or the likeliest.
 
     In each draw the epochs within `margin` of its best are the top. What follows the best is split where the rates
-    before and after differ most; if those after are on average more than `margin` below the best, overtraining has
-    begun right after the last top epoch before the split.
+    before and after differ most; if those after are on average more than `margin` below the best, and most of them are
+    not of the top, overtraining has begun right after the last top epoch before the split.
     """
     top = draws >= draws.max(axis=0) - margin
     within = top.mean(axis=1)
@@ -62,6 +62,8 @@ def _onsets(draws: Floats, top: NDArray[np.bool_], margin: float) -> Ints:
     contrast = np.where(split > best, before * after / (before + after) * (mean_before - mean_after) ** 2, -1.0)
     contrast = np.where(mean_before > mean_after, contrast, -1.0)
     at = contrast.argmax(axis=0)
-    fallen = (contrast[at, every] >= 0) & (mean_after[at, every] < draws.max(axis=0) - margin)
+    later = split >= at
+    rare = (top & later).sum(axis=0) < 0.5 * later.sum(axis=0)
+    fallen = (contrast[at, every] >= 0) & (mean_after[at, every] < draws.max(axis=0) - margin) & rare
     still = np.where(top & (split < at), split, -1).max(axis=0)
     return np.where(fallen, still + 1, epochs)

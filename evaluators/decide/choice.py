@@ -78,7 +78,10 @@ class Decision:
 
 
 def decide(curve: Curve, margin: float) -> Decision:
-    """The candidate of smallest loss; of equals the weight nearest to 1, then the later epoch."""
+    """The candidate of smallest loss; of equals the weight nearest to 1, then the later epoch.
+
+    Only epochs of which a picture was scored are candidates: what nobody has looked at is not adopted.
+    """
     table, draws = curve.table, curve.draws
     hard = curve.hard_draws()
     regret = draws.max(axis=(0, 1)).mean() - draws.mean(axis=-1)
@@ -110,7 +113,7 @@ def decide(curve: Curve, margin: float) -> Decision:
             unscored=int(unscored[at]),
         )
 
-    order = _order(losses, table.weights)
+    order = _order(losses, scored, table.weights)
     weight, epoch = order[0]
     band = band_of(draws[weight], margin, epoch)
     chosen = candidate(weight, epoch)
@@ -126,10 +129,10 @@ def decide(curve: Curve, margin: float) -> Decision:
     )
 
 
-def _order(losses: Floats, weights: Sequence[float]) -> list[tuple[int, int]]:
+def _order(losses: Floats, scored: Floats, weights: Sequence[float]) -> list[tuple[int, int]]:
     rounded = np.round(losses, 9)
-    candidates = np.ndindex(losses.shape[0], losses.shape[1])
-    return sorted(candidates, key=lambda at: (rounded[at], abs(weights[at[0]] - 1), -at[1]))[: losses.size]
+    candidates = [(int(w), int(e)) for w, e in np.argwhere(scored if scored.any() else losses > -1)]
+    return sorted(candidates, key=lambda at: (rounded[at], abs(weights[at[0]] - 1), -at[1]))
 
 
 def hard_seeds(curve: Curve, most: int = 5) -> tuple[HardSeed, ...]:

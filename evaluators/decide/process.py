@@ -28,9 +28,8 @@ LENGTHS = (0.06, 0.12, 0.24)
 SEED_SDS = (0.0, 0.8, 1.5, 2.5)
 """How much seeds differ (SD on the logit scale), equally likely at first."""
 MEAN, MEAN_SD, CURVE_SD = 0.5, 2.0, 1.5
-WIGGLE_SD, WIGGLE_LENGTH = 0.25, 0.02
-"""From one epoch to the next the rate moves a little by chance, however smooth the training. No sensible number of
-pictures can tell by how much at which epoch, so this is not fitted: draws carry it."""
+WIGGLE_SD, WIGGLE_LENGTH = 0.25, 0.013
+"""From one epoch to the next the rate moves a little by chance, however smooth the training."""
 OWN_SD, OWN_LENGTH = 0.7, 0.25
 """What a weight or a context has for itself: an offset and a slow curve, of this SD each."""
 KNOTS = 1024
@@ -143,12 +142,11 @@ class Process:
     def draws(self, count: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
         """Draws of the rate at every point (weights, contexts, knots, count), and of how much seeds differ (count,)."""
         rates, seed_sds = [], []
-        wiggle = _wiggle(tuple(self.axes.knots))
         for fit, times in zip(self.fits, rng.multinomial(count, self.shares), strict=True):
             if times:
                 noise = solve_triangular(fit.root, rng.standard_normal((fit.theta.size, times)), lower=True, trans="T")
                 logit = (MEAN + fit.features @ (fit.theta[:, None] + noise)).reshape(*self.axes.shape, times)
-                rates.append(expit(logit + wiggle @ rng.standard_normal((wiggle.shape[1], times))))
+                rates.append(expit(logit))
                 seed_sds.append(np.full(times, fit.seed_sd))
         return np.concatenate(rates, axis=-1), np.concatenate(seed_sds)
 
@@ -250,26 +248,17 @@ def _shared(
 @lru_cache(maxsize=32)
 def _features(weights: int, contexts: int, knots: tuple[float, ...], length: float) -> Floats:
     """Columns such that theta ~ N(0, 1) gives a curve of the prior, one row per point."""
-    apart = _apart(knots)
+    epochs = np.array(knots)
+    apart = np.abs(epochs[:, None] - epochs) / max(float(epochs[-1] - epochs[0]), 1.0)
     curve = _columns(MEAN_SD**2 + CURVE_SD**2 * _bell(apart, length), 1e-3)
-    blocks: list[Floats] = [np.tile(curve, (weights * contexts, 1))]
+    wiggle = _columns(WIGGLE_SD**2 * _bell(apart, WIGGLE_LENGTH), 5e-3)
+    blocks: list[Floats] = [np.tile(np.hstack([curve, wiggle]), (weights * contexts, 1))]
     own = _columns(OWN_SD**2 * (1 + _bell(apart, OWN_LENGTH)), 1e-2)
     if weights > 1:
         blocks.append(np.asarray(np.kron(np.eye(weights), np.tile(own, (contexts, 1))), dtype=np.float64))
     if contexts > 1:
         blocks.append(np.tile(np.kron(np.eye(contexts), own), (weights, 1)))
     return np.hstack(blocks)
-
-
-@lru_cache(maxsize=32)
-def _wiggle(knots: tuple[float, ...]) -> Floats:
-    return _columns(WIGGLE_SD**2 * _bell(_apart(knots), WIGGLE_LENGTH), 1e-3)
-
-
-def _apart(knots: tuple[float, ...]) -> Floats:
-    """Distances between epochs, as shares of all of them."""
-    epochs = np.array(knots)
-    return np.abs(epochs[:, None] - epochs) / max(float(epochs[-1] - epochs[0]), 1.0)
 
 
 def _bell(apart: Floats, length: float) -> Floats:

@@ -5,17 +5,19 @@ Pure functions: facts in, a value out. Hours and dollars are for whoever knows w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluators.decide.choice import Decision
 from evaluators.decide.curve import Curve
 from evaluators.decide.table import Floats
 
 Mode = Literal["off", "advise", "on"]
+LEARNT = 0.5
+"""A rate that was never this high has nothing to lose by overtraining."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +81,15 @@ def training_advice(
     mode: Mode = "advise",
     threshold: float = 0.95,
     min_exposures: float = 0.0,
-    margin: float = 0.05,
+    margin: float = 0.1,
     window: float = 0.06,
 ) -> Advice:
     """Whether training may stop because the best epoch is behind with at least the `threshold`'s probability.
 
     `curve` is of the epochs saved so far, `exposures` how often every picture has been seen. The best is behind when
-    every epoch of the newest `window` (share of the planned epochs, at least three) is more than `margin` below an
-    earlier one: a rate that overtraining has brought down does not come back while the same training goes on.
+    an older epoch had LEARNT and every epoch of the newest `window` (share of the planned epochs, at least three) is
+    more than `margin` below it: a rate that overtraining has brought down does not come back while the same training
+    goes on, whereas a low rate that falls may only not have risen yet.
     """
     if mode == "off":
         return Advice("train", 0.0, None, 0, "stopping by itself is off")
@@ -94,10 +97,10 @@ def training_advice(
         return Advice("train", 0.0, None, 0, "no picture is judged yet")
     epochs = curve.table.epochs
     left = max(0, planned_epochs - int(epochs[-1]))
-    best = int(epochs[int(curve.mean.max(axis=0).argmax())])
     newest = epochs > epochs[-1] - max(3.0, window * planned_epochs)
     looked_at = np.unique(curve.table.epoch[curve.table.scored & newest[curve.table.epoch]]).size
-    chance = behind(curve.draws, newest, margin)
+    chance, best_at = behind(curve.draws, newest, margin)
+    best = int(epochs[best_at])
     if exposures < min_exposures:
         reason = f"{exposures:g} of the {min_exposures:g} exposures asked for are done"
     elif not left:
@@ -116,10 +119,16 @@ def training_advice(
     return Advice("train", chance, best, 0, reason)
 
 
-def behind(draws: Floats, newest: Sequence[bool] | np.ndarray, margin: float) -> float:
-    """Probability, over draws (weights, epochs, draws), that no `newest` epoch is within `margin` of an older one."""
-    recent = np.asarray(newest, dtype=np.bool_)
-    if recent.all() or not recent.any():
-        return 0.0
-    best_then, best_now = draws[:, ~recent].max(axis=(0, 1)), draws[:, recent].max(axis=(0, 1))
-    return float((best_now < best_then - margin).mean())
+def behind(draws: Floats, newest: NDArray[np.bool_], margin: float) -> tuple[float, int]:
+    """Probability that one older epoch had learnt and is more than `margin` above all `newest` ones; which it is.
+
+    `draws` are (weights, epochs, draws). The older epoch is the one of the highest mean, settled before the draws are
+    compared: the best of many uncertain epochs, each draw naming its own, would always seem to be behind.
+    """
+    if newest.all() or not newest.any():
+        return 0.0, int(draws.mean(axis=-1).max(axis=0).argmax())
+    mean = np.where(newest, -1.0, draws.mean(axis=-1))
+    weight, epoch = np.unravel_index(int(mean.argmax()), mean.shape)
+    best = draws[weight, epoch]
+    fallen = (best >= LEARNT) & (draws[:, newest].max(axis=(0, 1)) < best - margin)
+    return float(fallen.mean()), int(epoch)
