@@ -170,14 +170,17 @@ def by_hand(situation: Situation) -> int:
 
 
 def stopped_training(setting: Setting, number: int) -> tuple[int, float]:
-    """(epochs not trained, points of rate given up by that) when two pictures an epoch are judged as they come."""
+    """(epochs not trained, points of rate given up by that) when two pictures an epoch are judged as they come.
+
+    Asked every sixth epoch from the hundredth on.
+    """
     world, rows = World(setting, number), []
     for epoch in range(1, EPOCHS + 1):
         rows += [world.row(Ask(epoch, 1.0, SPACE.contexts[0], 1000 * epoch + i)) for i in range(2)]
-        if epoch % 6 or epoch < 60:
+        if epoch % 6 or epoch < 100:
             continue
         curve = estimate(make_table(rows), draws=500)
-        advice = training_advice(curve, planned_epochs=EPOCHS, exposures=epoch, mode="on", min_exposures=60)
+        advice = training_advice(curve, planned_epochs=EPOCHS, exposures=epoch, mode="on", min_exposures=100)
         if advice.action == "stop":
             return advice.saved_epochs, float(world.rates.max() - world.rates[:epoch].max())
     return 0, 0.0
