@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from orchestrator.core.errors import StudyError
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, import what the command needs, run."""
+    # Curves are fitted with matrices so small that threads only get in each other's way; read when numpy is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(prog="python -m evaluators", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     measure = commands.add_parser("measure-base", help="how well a drawn-world base follows held-out captions")

@@ -36,6 +36,7 @@ LIGHT = (
     "orchestrator.core.*",
     "orchestrator.__main__",
     "orchestrator.audit",
+    "orchestrator.choosing",
     "orchestrator.config",
     "orchestrator.controller",
     "orchestrator.crew",

@@ -9,8 +9,8 @@ import numpy as np
 from evaluators.decide.local import local_mean
 from evaluators.decide.process import Axes
 from evaluators.decide.situation import Ask, Situation
+from evaluators.grid import FINALISTS
 
-FINALISTS = 3
 NEIGHBOURHOOD = 0.04
 """Width of the local Beta that settles between epochs with equal counts."""
 

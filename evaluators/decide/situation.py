@@ -33,10 +33,13 @@ class Space:
     prompt_weights: tuple[tuple[str, float], ...] = ()
     """How much each prompt counts in the rate; those left out count 1."""
 
+    reserved: range = range(0)
+    """Seeds that are kept for something else."""
+
     def unused_seeds(self, used: Iterable[int]) -> Iterator[int]:
         """Seeds nobody has used yet: those of the space first, then new ones."""
         taken = set(used)
-        beyond = count(max(self.seeds, default=0) + 1)
+        beyond = (seed for seed in count(max(self.seeds, default=0) + 1) if seed not in self.reserved)
         return (seed for seeds in (self.seeds, beyond) for seed in seeds if seed not in taken)
 
 

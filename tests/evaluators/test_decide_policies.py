@@ -13,9 +13,10 @@ from benchmarks.worlds import EPOCHS, Setting, World
 from evaluators.decide.adaptive import CONTROL_EVERY, FIRST_LOOKS, LOOKS, adaptive
 from evaluators.decide.choice import decide
 from evaluators.decide.curve import estimate
-from evaluators.decide.grids import FINALISTS, coarse_to_fine, full
+from evaluators.decide.grids import coarse_to_fine, full
 from evaluators.decide.situation import Ask, Situation, Space
 from evaluators.decide.table import Context
+from evaluators.grid import FINALISTS
 
 SMALL = Space(planned=tuple(range(1, 13)), seeds=(1, 2), weights=(0.8, 1.0), contexts=(Context("a"), Context("b")))
 
@@ -164,7 +165,7 @@ def test_where_seeds_differ_the_telling_ones_are_drawn_again() -> None:
 def test_adaptive_finds_good_epochs_at_a_ninth_of_the_full_grids_pictures(seed_sd: float) -> None:
     """A few of the simulated studies of `python -m benchmarks.decide`, whose bounds hold over hundreds."""
     regrets = []
-    for number in range(16):
+    for number in range(8):
         world = World(Setting(seed_sd), number)
         (situation,) = adaptively(world, (102,))
         assert len(situation.asked) == 102
