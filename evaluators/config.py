@@ -10,6 +10,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -68,6 +69,8 @@ class PromptConfig(_Frozen):
     """Counts where `drawing.cfg` is above 1 only."""
     lock_count: bool = False
     """Add the neighbouring head-counts to the negative prompt."""
+    weight: NonNegativeFloat = 1.0
+    """How much it counts in the rate, for policies that choose by the smoothed curve."""
 
     @field_validator("name")
     @classmethod
@@ -154,8 +157,20 @@ class GridConfig(_Frozen):
 
 
 class DecideConfig(_Frozen):
-    """How an epoch is adopted."""
+    """Which pictures are drawn to choose by, and how an epoch is adopted."""
 
+    policy: Literal["full", "coarse_to_fine", "adaptive"] = "full"
+    """`full` draws the whole grid and adopts the right edge of its plateau. `coarse_to_fine` draws every few epochs,
+    then the best three on other seeds; `adaptive` draws where it teaches most, with seeds beyond the grid's as it needs
+    them. Both adopt the epoch of smallest expected loss on the smoothed curve."""
+    budget: PositiveInt = 230
+    """Pictures per trial that `adaptive` may draw to choose by."""
+    target_regret: float = Field(0.02, ge=0, lt=1)
+    """`adaptive` is content when the chosen epoch is expected to lie at most this much below the best."""
+    coarse_every: PositiveInt = 4
+    """`coarse_to_fine` draws every so-many-th epoch of the grid first."""
+    finalist_seeds: PositiveInt = 10
+    """Further seeds on which `coarse_to_fine` draws its three finalists."""
     margin: float = Field(0.1, ge=0, lt=1)
     """Epochs whose rate is at most this much below the best belong to the plateau."""
     confirm_seeds: PositiveInt = 20

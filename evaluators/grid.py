@@ -13,6 +13,9 @@ from typing import Literal
 from evaluators.config import DecideConfig, GridConfig
 from orchestrator.core.study import Cell, Checkpoint
 
+FINALISTS = 3
+"""Epochs that a coarse round sends into a second one."""
+
 
 @cache
 def select_cells(checkpoint: Checkpoint, grid: GridConfig, base_sha256: str) -> Mapping[str, Cell]:
@@ -32,6 +35,20 @@ def fresh_seeds(grid: GridConfig, decide: DecideConfig) -> tuple[int, ...]:
     """The first `confirm_seeds` seeds from `confirm_first_seed` on that are not seeds of the grid."""
     used = set(grid.seeds)
     return tuple(islice((s for s in count(decide.confirm_first_seed) if s not in used), decide.confirm_seeds))
+
+
+def pictures_to_choose_by(grid: GridConfig, decide: DecideConfig, epochs: int) -> int:
+    """How many pictures a trial with so many `epochs` to draw takes before an epoch is chosen, at most."""
+    per_epoch = len(grid.weights) * len(grid.prompts) * len(grid.seeds)
+    match decide.policy:
+        case "adaptive":
+            return decide.budget
+        case "coarse_to_fine":
+            coarse = epochs // decide.coarse_every + bool(epochs % decide.coarse_every)
+            finalists = min(FINALISTS, coarse * len(grid.weights))
+            return coarse * per_epoch + finalists * decide.finalist_seeds * len(grid.prompts)
+        case "full":
+            return epochs * per_epoch
 
 
 def batches(cells: Iterable[Cell], size: int) -> Iterator[tuple[Cell, ...]]:

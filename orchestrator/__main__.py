@@ -11,6 +11,8 @@ from pathlib import Path
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    # The driver's matrices are small: threads would only fight with training and drawing for the cores.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     options = parser().parse_args(arguments)
     from orchestrator.core.errors import StudyError
 

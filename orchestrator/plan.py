@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from evaluators.grid import pictures_to_choose_by
 from infra.pods import Offer, read_offers
 from orchestrator import audit
 from orchestrator.config import StudyConfig, load_config
@@ -130,14 +131,13 @@ def _drawn_groups(dataset: DatasetConfig, triggers: Sequence[str]) -> audit.Grou
 def _trial(config: StudyConfig, name: str, train: TrainConfig, images: int) -> TrialPlan:
     grid, repeats = config.grid, config.dataset.repeats
     saved = saved_epochs(train.epochs, train.save_every)
-    per_epoch = len(grid.weights) * len(grid.prompts) * len(grid.seeds)
     return TrialPlan(
         name=name,
         epochs=train.epochs,
         steps_per_epoch=steps_per_epoch(images, repeats, train.batch, train.grad_accum),
         exposures_per_image=repeats * train.epochs,
         saved=len(saved),
-        pictures=len(grid.select_epochs(saved)) * per_epoch,
+        pictures=pictures_to_choose_by(grid, config.decide, len(grid.select_epochs(saved))),
         exposures=images * repeats * train.epochs,
         pixels=train.resolution[0] * train.resolution[1],
     )

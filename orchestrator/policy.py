@@ -3,7 +3,8 @@
 The rule, in order of the lines of `decide`:
 train every trial whose saved epochs are not all there; judge what is drawn; draw what is saved, newest epoch first, so
 that the curve on the screen is fresh; when every picture that speaks about an epoch is judged, choose; draw the chosen
-epoch with fresh seeds; when those are judged, adopt it; finish.
+epoch with fresh seeds; when those are judged, adopt it; finish. Which pictures are drawn to choose by is the study's
+`decide.policy`: all of the grid, or what `choosing.py` asks for next.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Literal
 from evaluators.config import DecideConfig, GridConfig
 from evaluators.grid import batches, confirm_cells, select_cells
 from evaluators.rates import Selection, epoch_rate, epoch_rates, select
+from orchestrator.choosing import next_cells, recorded_cells, select_by_curve
 from orchestrator.core.errors import StudyError
 from orchestrator.core.study import Cell, Checkpoint, Choice, EpochRate, Verdict
 from orchestrator.state import StudyState
@@ -120,7 +122,7 @@ class Standing:
 def decide(target: Target, state: StudyState, standing: Standing) -> tuple[Decision, ...]:
     """Everything that should start now. Empty means: wait. Raises StudyError when no choice can ever be made."""
     training = unfinished_trials(target, state)
-    wanted = wanted_cells(target, state)
+    wanted = wanted_cells(target, state) | _asked(target, state, standing)
     if training or unjudged(target, state, wanted):
         return _start(target, state, standing, training, wanted)
     if target.judge is None:
@@ -165,12 +167,27 @@ def drawn_checkpoints(target: Target, state: StudyState) -> list[Checkpoint]:
 
 
 def wanted_cells(target: Target, state: StudyState) -> dict[str, Cell]:
-    """The cells of all saved epochs the grid wants, by key, newest epoch first."""
+    """The cells that speak about an epoch, by key, newest epoch first: all of the grid, or those asked for so far."""
+    if target.decide.policy != "full":
+        drawn = (c for c in recorded_cells(target, state).values() if c.weight != 0)
+        return {cell.key: cell for cell in sorted(drawn, key=lambda c: (-c.epoch, c.weight, c.prompt.name, c.seed))}
     return dict(
         chain.from_iterable(
             select_cells(c, target.grid, target.base_sha256).items() for c in drawn_checkpoints(target, state)
         )
     )
+
+
+def _asked(target: Target, state: StudyState, standing: Standing) -> dict[str, Cell]:
+    """What is asked for beyond the cells that are wanted anyway: under way, controls, and what to draw next."""
+    if target.decide.policy == "full":
+        return {}
+    under_way = [cell for work in standing.in_flight if isinstance(work, Draw) for cell in work.cells]
+    recorded = recorded_cells(target, state)
+    ahead = target.grid.batch * max(1, standing.slots["draw"])
+    said = verdicts_of(target, state, recorded)
+    asked = {cell.key: cell for cell in under_way if cell.purpose == "select"}
+    return recorded | asked | next_cells(target, state, said, under_way, ahead)
 
 
 def unjudged(target: Target, state: StudyState, wanted: Mapping[str, Cell]) -> bool:
@@ -215,7 +232,9 @@ def rates(target: Target, state: StudyState) -> list[EpochRate]:
 
 
 def choose(target: Target, state: StudyState) -> Selection:
-    """The epoch to adopt, from every judged cell of the grid."""
+    """The epoch to adopt, from every judged cell that was wanted."""
+    if target.decide.policy != "full":
+        return select_by_curve(target, state, verdicts_of(target, state, recorded_cells(target, state)))
     return select(rates(target, state), target.decide.margin)
 
 

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from evaluators.grid import pictures_to_choose_by
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Choice, EpochRate
 from orchestrator.ledger import Event
@@ -91,9 +92,8 @@ class Tally:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        per_epoch = len(target.grid.weights) * len(target.grid.prompts) * len(target.grid.seeds)
         self._per_weight = len(target.grid.prompts) * len(target.grid.seeds)
-        self._select = per_epoch * sum(len(t.drawn) for t in target.trials)
+        self._select = sum(pictures_to_choose_by(target.grid, target.decide, len(t.drawn)) for t in target.trials)
         self._confirm = len(target.grid.prompts) * target.decide.confirm_seeds if target.judge else 0
         self._told: set[tuple[str, int, float]] = set()
 
