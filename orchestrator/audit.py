@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from anima.prompt import read_prompt
 from anima.vocabulary import t5_tokenizer, unknown_words
@@ -95,11 +94,6 @@ def look_words(look: CharacterLook) -> list[str]:
     """A look as the tags a prompt would use."""
     words = [f"{look.hair} hair", look.style, f"{look.eyes} eyes", look.accessory or "", "ahoge" if look.ahoge else ""]
     return [w.lower() for w in words if w]
-
-
-def read_captions(root: Path) -> list[str]:
-    """All captions of a folder; pictures are not opened."""
-    return [path.read_text(encoding="utf-8", errors="replace") for path in sorted(root.rglob("*.txt"))]
 
 
 def group(captions: Iterable[tuple[tuple[str, ...], str]]) -> Groups:

@@ -16,10 +16,10 @@ from evaluators.grid import pictures_to_choose_by
 from infra.pods import Offer, read_offers
 from orchestrator import audit
 from orchestrator.config import StudyConfig, load_config
-from orchestrator.preflight import dataset_root, tokenizers_folder
+from orchestrator.preflight import dataset_folders, dataset_root, tokenizers_folder
 from trainer.checkpoints import saved_epochs
 from trainer.config import DatasetConfig, TrainConfig
-from trainer.dataset import named_triggers, steps_per_epoch
+from trainer.dataset import read_all_captions, steps_per_epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +86,9 @@ def show_plan(path: Path, overrides: Sequence[str], console: Console) -> int:
 
 def make_plan(config: StudyConfig) -> Plan:
     """Count everything. Reads captions where the dataset is there; never opens a picture or a model."""
-    groups, counted, warnings = _pictures(config)
-    images = sum(groups.values())
-    trials = tuple(_trial(config, name, train, images) for name, train in config.trials.items())
+    pictures = _pictures(config)
+    warnings = list(pictures.warnings)
+    trials = tuple(_trial(config, name, train, pictures) for name, train in config.trials.items())
     fresh = len(config.grid.prompts) * config.decide.confirm_seeds if config.judge.name != "none" else 0
     warnings += audit.audit_prompts(config.grid.prompts, config.cast) + _unsaved_epochs(config)
     if (tokenizers := tokenizers_folder(config.base)) is not None:
@@ -96,28 +96,51 @@ def make_plan(config: StudyConfig) -> Plan:
     if config.judge.name == "pixel" and config.base != "pocket":
         warnings.append("judge `pixel` reads pictures of the drawn world only; this base draws others")
     pods = () if config.base == "pocket" else tuple(_pod(config, trials, fresh, offer) for offer in read_offers())
-    return Plan(config.study, images, counted, config.dataset.repeats, trials, fresh, pods, tuple(warnings))
+    return Plan(
+        config.study, pictures.images, pictures.counted, config.dataset.repeats, trials, fresh, pods, tuple(warnings)
+    )
 
 
-def _pictures(config: StudyConfig) -> tuple[audit.Groups, str, list[str]]:
+@dataclass(frozen=True, slots=True)
+class _Pictures:
     """Pictures per set of triggers, where that is known from, and what the audit says of them."""
+
+    groups: audit.Groups
+    counted: str
+    warnings: Sequence[str]
+    repeated: int = 0
+    """Showings per epoch that folders of their own repeats add, before `dataset.repeats`."""
+
+    @property
+    def images(self) -> int:
+        return sum(self.groups.values())
+
+    @property
+    def shown(self) -> int:
+        """Showings per epoch, before `dataset.repeats`."""
+        return self.images + self.repeated
+
+
+def _pictures(config: StudyConfig) -> _Pictures:
     root, triggers, dataset = dataset_root(config), config.triggers, config.dataset
     expected = {tuple(sorted(who.split("+"))): n for who, n in dataset.expect.items()}
     if dataset.drawn is not None:
         groups = _drawn_groups(dataset, triggers)
-        return groups, "drawn by the study itself", audit.audit_counts(groups, config.grid.prompts, triggers)
-    if not root.is_dir():
+        return _Pictures(groups, "drawn by the study itself", audit.audit_counts(groups, config.grid.prompts, triggers))
+    if not all(folder.is_dir() for folder in dataset_folders(config)):
         unknown = [] if expected else ["how many pictures there are is not known: give dataset.expect"]
         counted = f"as dataset.expect declares; {root} is not here"
-        return expected, counted, unknown or audit.audit_counts(expected, config.grid.prompts, triggers)
-    captions = [(named_triggers(text, triggers), text) for text in audit.read_captions(root)]
+        warnings = unknown or audit.audit_counts(expected, config.grid.prompts, triggers)
+        return _Pictures(expected, counted, warnings)
+    told = read_all_captions(root, dataset, triggers)
+    captions = [(picture.triggers, picture.caption) for picture in told]
     found = audit.group(captions)
     warnings = audit.audit_counts(found, config.grid.prompts, triggers) + audit.audit_captions(captions, triggers)
     if expected and dict(found) != expected:
         warnings.append(
             f"dataset.expect declares {sum(expected.values())} pictures otherwise grouped than {root} holds"
         )
-    return found, f"captions in {root}", warnings
+    return _Pictures(found, f"captions in {root}", warnings, sum(picture.repeats - 1 for picture in told))
 
 
 def _drawn_groups(dataset: DatasetConfig, triggers: Sequence[str]) -> audit.Groups:
@@ -128,17 +151,17 @@ def _drawn_groups(dataset: DatasetConfig, triggers: Sequence[str]) -> audit.Grou
     return {who: n for size, n in sizes.items() if comb(len(ordered), size) for who in combinations(ordered, size)}
 
 
-def _trial(config: StudyConfig, name: str, train: TrainConfig, images: int) -> TrialPlan:
+def _trial(config: StudyConfig, name: str, train: TrainConfig, pictures: _Pictures) -> TrialPlan:
     grid, repeats = config.grid, config.dataset.repeats
     saved = saved_epochs(train.epochs, train.save_every)
     return TrialPlan(
         name=name,
         epochs=train.epochs,
-        steps_per_epoch=steps_per_epoch(images, repeats, train.batch, train.grad_accum),
-        exposures_per_image=repeats * train.epochs,
+        steps_per_epoch=steps_per_epoch(pictures.shown, repeats, train.batch, train.grad_accum),
+        exposures_per_image=pictures.shown * repeats * train.epochs // max(pictures.images, 1),
         saved=len(saved),
         pictures=pictures_to_choose_by(grid, config.decide, len(grid.select_epochs(saved))),
-        exposures=images * repeats * train.epochs,
+        exposures=pictures.shown * repeats * train.epochs,
         pixels=train.resolution[0] * train.resolution[1],
     )
 

@@ -68,23 +68,31 @@ def _missing_base(base: BaseSources | str) -> list[MissingError]:
 
 
 def dataset_root(config: StudyConfig) -> Path:
-    """Where the study's pictures are: the given folder, or the study's own."""
-    root = config.dataset.root
+    """Where the study's pictures are: the given folder, where the program runs for folders without one, or its own."""
+    root = config.dataset.root or ("." if config.dataset.folders else "")
     return Path(root).expanduser() if root else config.layout().dataset
 
 
-def _missing_dataset(config: StudyConfig) -> list[MissingError]:
+def dataset_folders(config: StudyConfig) -> list[Path]:
+    """Every folder that holds pictures of the study."""
     root = dataset_root(config)
-    if config.dataset.drawn is not None or root.is_dir():
+    return [root / Path(folder.path).expanduser() for folder in config.dataset.folders] or [root]
+
+
+def _missing_dataset(config: StudyConfig) -> list[MissingError]:
+    folders = [folder for folder in dataset_folders(config) if not folder.is_dir()]
+    if config.dataset.drawn is not None or not folders:
         return []
     expected = sum(config.dataset.expect.values())
     pictures = f"{expected} pictures" if expected else "pictures"
     return [
         MissingError(
             "the dataset is not there",
-            where=str(root),
-            fix=f"put the {pictures} there, each with a caption of the same name (.txt), or correct dataset.root",
+            where=str(folder),
+            fix=f"put the {pictures} there, each with a caption of the same name (.txt), or correct "
+            + ("dataset.folders" if config.dataset.folders else "dataset.root"),
         )
+        for folder in folders
     ]
 
 

@@ -28,12 +28,13 @@ from orchestrator.lock import sole_driver
 from orchestrator.policy import Target
 from orchestrator.preflight import dataset_root, missing
 from orchestrator.state import StudyState, replay
-from orchestrator.target import build_target, trial_id
+from orchestrator.target import build_target
 from orchestrator.watch import LogFile, PlainLines, Screen, choice_lines, from_here
 from orchestrator.workers import StudyWorkers
 from trainer.checkpoints import published_checkpoints
 from trainer.dataset import read_dataset
 from trainer.facts import StepLogged
+from trainer.identity import trial_id
 
 INTERRUPTED = 130
 
@@ -101,6 +102,7 @@ def prepare(config: StudyConfig, *, tell: Callable[[str], None] = lambda _: None
         base_sha256=base_hash,
         study_root=str(layout.root),
         dataset_root=str(root.resolve()),
+        dataset_sha256=dataset.sha256,
         dataset=config.dataset,
         looks=dict(config.cast),
         judge=target.judge,

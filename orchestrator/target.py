@@ -6,23 +6,7 @@ from orchestrator.config import StudyConfig
 from orchestrator.core.identity import digest
 from orchestrator.policy import Target, TrialTarget
 from trainer.checkpoints import saved_epochs
-from trainer.config import TrainConfig
-
-NOT_IDENTITY = frozenset({"epochs", "save_every", "keep_states", "threads"})
-"""Settings that do not change what an epoch's weights are: how many epochs, which are kept, with how many threads."""
-
-
-def trial_id(name: str, train: TrainConfig, *, triggers: tuple[str, ...], dataset_sha256: str, base_sha256: str) -> str:
-    """`<name>-<8 hex>`: the same as long as every epoch it has saved would come out the same again."""
-    # A falling learning rate reaches its end with the last epoch, so there their number changes every epoch.
-    exclude = NOT_IDENTITY - {"epochs"} if train.lr_schedule == "cosine" else NOT_IDENTITY
-    facts = {
-        "train": train.model_dump(mode="json", exclude=set(exclude)),
-        "triggers": list(triggers),
-        "dataset": dataset_sha256,
-        "base": base_sha256,
-    }
-    return f"{name}-{digest(facts, length=8)}"
+from trainer.identity import trial_id
 
 
 def judge_id(config: StudyConfig) -> tuple[str, int] | None:

@@ -25,6 +25,7 @@ class StudyWorkers:
     base_sha256: str
     study_root: str
     dataset_root: str
+    dataset_sha256: str
     dataset: DatasetConfig
     looks: Mapping[str, CharacterLook]
     judge: tuple[str, int] | None
@@ -108,5 +109,6 @@ def _facts(workers: StudyWorkers, trial: str) -> Iterator[TrialFact]:
         dataset=workers.dataset,
         train=workers.trials[trial],
         triggers=tuple(workers.looks),
+        dataset_sha256=workers.dataset_sha256,
     )
     return run_trial(job)

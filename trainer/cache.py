@@ -1,81 +1,149 @@
-"""Latents and conditionings of a dataset, computed once and kept on disk under the hash of what they were made from.
+"""Latents and conditionings of a dataset, computed once and kept in the study's folder, whoever trains there.
 
-The key of a latent holds the picture's bytes, the target size and the base; the key of a conditioning the caption and
-the base. Nothing is ever invalid: a changed input simply has another key.
+The key of an entry holds everything it was made from: for a latent the picture's bytes, the size, whether it is
+mirrored and the VAE; for a conditioning the caption and the text encoder. Nothing is ever invalid: what changed has
+another key. An interrupted run loses nothing that was written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from anima.load import Base
-from orchestrator.core.files import write_whole
-from orchestrator.core.identity import digest
-from trainer.dataset import Dataset
+from anima.text import pad_rows
+from orchestrator.core.errors import DatasetError
+from orchestrator.core.identity import digest, folder_sha256
+from trainer.buckets import Size
+from trainer.dataset import Item
+from trainer.pictures import decode, training_view
+from trainer.tensor_files import TensorFiles
 
-_TENSOR = "value"
+NUMERICS = 1
+"""Raised whenever the same input would be encoded to other numbers on the same device."""
+MEMORY_BYTES = 4 * 2**30
+"""How much of the latents is kept in memory, and how much of the conditionings."""
+GPU_BATCH = 8
+"""Pictures encoded together on a GPU: always so many, for the numbers depend a little on the shape of a batch. A CPU is
+no faster with several, and takes one."""
+_TEXT_PARTS = ("text_encoder", "text_conditioner", "tokenizer", "t5_tokenizer")
 
 
 @dataclass(frozen=True, slots=True)
-class Cached:
-    """The training data as tensors: `latents` (N, C, 1, h, w) fp32 in item order; one conditioning per caption."""
+class Identities:
+    """Who made the entries: part of every key, and of every training state."""
 
-    latents: Tensor
-    conditions: Mapping[str, Tensor]
-
-
-def cache_dataset(dataset: Dataset, size: tuple[int, int], base: Base, base_sha256: str, folder: Path) -> Cached:
-    """Encode what is not on disk yet, read the rest. `size` is (width, height) in pixels."""
-    latents = []
-    for item in dataset.items:
-        key = digest({"picture": item.sha256, "size": list(size), "base": base_sha256}, length=32)
-
-        def encode(file: str = item.file) -> Tensor:
-            return base.codec.encode(read_pixels(dataset.root / file, size).unsqueeze(0))[0].cpu()
-
-        latents.append(_once(folder / "latents" / f"{key}.safetensors", encode))
-    conditions = {}
-    for caption in sorted({"", *(item.caption for item in dataset.items)}):
-        key = digest({"caption": caption, "base": base_sha256}, length=32)
-
-        def condition(caption: str = caption) -> Tensor:
-            return base.text.condition(caption).float().cpu()
-
-        conditions[caption] = _once(folder / "text" / f"{key}.safetensors", condition)
-    return Cached(torch.stack(latents), conditions)
+    vae: str
+    text: str
 
 
-def read_pixels(path: Path, size: tuple[int, int]) -> Tensor:
-    """A picture as (3, H, W) in [-1, 1]: upright, alpha on white, resized to cover `size` and cropped to its centre."""
-    with Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened)
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image)
-        image = image.convert("RGB")
-        if image.size != size:
-            image = ImageOps.fit(image, size, method=Image.Resampling.LANCZOS)
+@dataclass(frozen=True, slots=True)
+class View:
+    """One way a picture is trained on: its size, mirrored or not."""
+
+    item: Item
+    size: Size
+    flip: bool
+
+
+def identities(base: Path, base_sha256: str) -> Identities:
+    """By content of the parts concerned, so that another transformer finds the same entries."""
+    if not all((base / part).is_dir() for part in ("vae", *_TEXT_PARTS)):
+        return Identities(base_sha256, base_sha256)
+    text = {part: folder_sha256(base / part) for part in _TEXT_PARTS}
+    return Identities(folder_sha256(base / "vae"), digest(text, length=64))
+
+
+class LatentCache:
+    """Latents (C, 1, h, w), fp32, of pictures."""
+
+    def __init__(self, folder: Path, base: Base, vae: str, root: Path) -> None:
+        self._files = TensorFiles(folder / "latents", memory_bytes=MEMORY_BYTES)
+        self._base, self._vae, self._root = base, vae, root
+        self._batch = 1 if base.device.type == "cpu" else GPU_BATCH
+
+    def prepare(self, views: Iterable[View]) -> None:
+        """Encode what is not on disk. Raises DatasetError for a picture that changed since it was looked at."""
+        missing = sorted((v for v in views if self._key(v) not in self._files), key=lambda v: (v.size, v.item.file))
+        for _, same_size in groupby(missing, key=lambda v: v.size):
+            alike = list(same_size)
+            for start in range(0, len(alike), self._batch):
+                self._encode(alike[start : start + self._batch])
+
+    def get(self, views: Sequence[View]) -> Tensor:
+        """(B, C, 1, h, w) of views of one size."""
+        return torch.stack([self._one(view) for view in views])
+
+    def _one(self, view: View) -> Tensor:
+        value = self._files.get(self._key(view))
+        if value is None:
+            self._encode([view])
+            value = self._files.get(self._key(view))
+        assert value is not None
+        return value
+
+    def _key(self, view: View) -> str:
+        facts = {
+            "picture": view.item.sha256,
+            "size": list(view.size),
+            "flip": view.flip,
+            "vae": self._vae,
+            "dtype": str(self._base.dtype),
+            "numerics": NUMERICS,
+        }
+        return digest(facts, length=32)
+
+    def _encode(self, views: Sequence[View]) -> None:
+        pixels = torch.stack([self._pixels(view) for view in views])
+        filled = torch.cat([pixels, pixels[:1].expand(self._batch - len(views), -1, -1, -1)])
+        for view, latent in zip(views, self._base.codec.encode(filled), strict=False):
+            self._files.put(self._key(view), latent)
+
+    def _pixels(self, view: View) -> Tensor:
+        """(3, H, W) in [-1, 1]."""
+        path = self._root / view.item.file
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != view.item.sha256:
+            raise DatasetError("picture changed while it was being read", where=str(path), fix="start again")
+        image = training_view(decode(content), view.size, flip=view.flip)
         array = np.asarray(image, dtype=np.float32)
-    return torch.from_numpy(array / 127.5 - 1).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(array / 127.5 - 1).permute(2, 0, 1).contiguous()
 
 
-def _once(path: Path, make: Callable[[], Tensor]) -> Tensor:
-    if path.exists():
-        try:
-            return load_file(path)[_TENSOR]
-        except (SafetensorError, KeyError):
-            # A damaged cache entry is not worth stopping for: it is made again from its source.
-            path.unlink()
-    value = make().clone().contiguous()
-    write_whole(path, save({_TENSOR: value}))
-    return value
+class TextCache:
+    """Conditionings (rows, dim) of captions, in the encoder's own numbers."""
+
+    def __init__(self, folder: Path, base: Base, text: str) -> None:
+        self._files = TensorFiles(folder / "text", memory_bytes=MEMORY_BYTES)
+        self._base, self._text = base, text
+
+    def prepare(self, captions: Iterable[str]) -> None:
+        """Encode what is not on disk."""
+        for caption in sorted(set(captions)):
+            key = self._key(caption)
+            if key not in self._files:
+                self._files.put(key, self._base.text.condition(caption))
+
+    def get(self, captions: Sequence[str]) -> Tensor:
+        """(B, rows, dim), padded with zero rows to the longest. What was not prepared is encoded and not kept."""
+        return pad_rows([self._one(caption) for caption in captions])
+
+    def _one(self, caption: str) -> Tensor:
+        value = self._files.get(self._key(caption))
+        return self._base.text.condition(caption).cpu() if value is None else value
+
+    def _key(self, caption: str) -> str:
+        facts: Mapping[str, object] = {
+            "caption": caption,
+            "text": self._text,
+            "dtype": str(self._base.dtype),
+            "numerics": NUMERICS,
+        }
+        return digest(facts, length=32)

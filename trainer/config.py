@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+CaptionKind = Literal["txt", "caption", "json"]
+Role = Literal["solo", "pair", "trio", "regularisation"]
+
+SIDE = 16
+"""Sides of training pictures are multiples of this: eight pixels a latent cell, two cells a patch."""
 
 
 class _Frozen(BaseModel):
@@ -23,18 +29,75 @@ class DrawnDataset(_Frozen):
     seed: int = 1
 
 
+class FolderConfig(_Frozen):
+    """One folder of a dataset, and what holds for all its pictures. Captions are held to `role` and `cast`."""
+
+    path: str
+    """Relative to `dataset.root`, or to where the program runs when there is none."""
+    repeats: PositiveInt = 1
+    """On top of `dataset.repeats` and of the folder names' own."""
+    role: Role | None = None
+    """`solo`, `pair`, `trio`: captions name one, two, three of the cast. `regularisation`: they name nobody."""
+    cast: tuple[str, ...] = ()
+    """Whom every caption here names, nobody else; empty leaves it to the captions."""
+
+    @model_validator(mode="after")
+    def _role_fits_cast(self) -> FolderConfig:
+        people = {"solo": 1, "pair": 2, "trio": 3, "regularisation": 0}.get(self.role or "")
+        if self.cast and people is not None and len(self.cast) != people:
+            raise ValueError(f"role {self.role} means {people} of the cast, not {len(self.cast)}")
+        return self
+
+
 class DatasetConfig(_Frozen):
-    """A folder of pictures, each with a caption of the same name (`.txt`)."""
+    """Pictures, each with a caption of the same name: one folder (`root`), or several (`folders`)."""
 
     root: str = ""
     """The folder; empty together with `drawn` means the study's own `dataset/`."""
     repeats: PositiveInt = 1
-    """How often an epoch shows each picture."""
+    """How often an epoch shows each picture. A subfolder named `5_anything` shows its pictures five times as often."""
+    folders: tuple[FolderConfig, ...] = ()
+    """Only these folders, each with its own repeats, role and cast, instead of everything below `root`."""
+    captions: tuple[CaptionKind, ...] = ("txt", "caption", "json")
+    """Kinds of caption files, the preferred one first; a picture with several takes the first."""
+    caption_lines: Literal["together", "each"] = "together"
+    """`each`: every line of a caption file is a caption of its own, and each exposure draws one of them."""
+    faulty: Literal["stop", "skip"] = "stop"
+    """What to do about pictures that cannot be trained on: refuse the dataset, or leave them out and say so."""
     drawn: DrawnDataset | None = None
     """Draw the dataset in the pocket world first, if it is not there yet."""
     expect: dict[str, PositiveInt] = Field(default_factory=dict)
     """Pictures per set of triggers, as in `{kanachan: 81, kanachan+keichan: 20}`: `plan` counts with these while the
     folder is not there, and warns when the folder says otherwise."""
+
+    @model_validator(mode="after")
+    def _drawn_needs_no_folders(self) -> DatasetConfig:
+        if self.drawn is not None and self.folders:
+            raise ValueError("drawn pictures have one folder: leave out `folders` or `drawn`")
+        if not self.captions:
+            raise ValueError("captions names no kind of caption file")
+        return self
+
+
+class BucketConfig(_Frozen):
+    """Sizes that pictures of different shapes are trained at, each about as large as `train.resolution`."""
+
+    step: PositiveInt = 64
+    """Sides are multiples of this, and this of 16."""
+    min_side: PositiveInt = 512
+    max_side: PositiveInt = 2048
+    max_aspect: PositiveFloat = 2.0
+    """Longer by shorter side of the slimmest bucket; a slimmer picture is cropped to it."""
+    upscale: bool = True
+    """Whether a picture smaller than its bucket is enlarged; otherwise it is trained at its own size, rounded down."""
+
+    @model_validator(mode="after")
+    def _sides_fit(self) -> BucketConfig:
+        if self.step % SIDE:
+            raise ValueError(f"step must be a multiple of {SIDE}, not {self.step}")
+        if self.min_side > self.max_side or self.max_aspect < 1:
+            raise ValueError("no picture fits: min_side must not exceed max_side, nor max_aspect be below 1")
+        return self
 
 
 class TrainConfig(_Frozen):
@@ -67,11 +130,20 @@ class TrainConfig(_Frozen):
     """Training sigmas are shift(sigmoid(normal)): 1 puts the median at 0.5, 3 at 0.75."""
     resolution: tuple[PositiveInt, PositiveInt] = (1024, 1024)
     """Width and height in pixels; pictures are resized to cover it and cropped to the centre."""
+    buckets: BucketConfig | None = None
+    """Train each picture at the size of this area that suits its shape, instead of all at `resolution`."""
     dtype: Literal["fp32", "bf16"] = "bf16"
     """Of the frozen base; adapters and optimizer are always fp32."""
     threads: int = Field(0, ge=0)
     """CPU threads of the trainer; 0 leaves torch's choice. Fixed threads make CPU results repeatable."""
     seed: int = 0
+
+    @field_validator("resolution")
+    @classmethod
+    def _whole_patches(cls, resolution: tuple[int, int]) -> tuple[int, int]:
+        if any(side % SIDE for side in resolution):
+            raise ValueError(f"sides must be multiples of {SIDE}")
+        return resolution
 
     @property
     def images_per_step(self) -> int:

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,17 +25,20 @@ from anima.base import base_folder
 from anima.flow import add_noise, training_sigmas, velocity_target
 from anima.load import Base, load_base
 from anima.lora import InjectedAdapter, adapter_state, inject
-from anima.text import pad_rows
-from orchestrator.core.errors import StudyError
+from orchestrator.core.errors import ConfigError, DatasetError, StudyError
 from orchestrator.core.files import write_whole
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Checkpoint
 from orchestrator.core.version import VERSION
-from trainer.cache import Cached, cache_dataset
+from trainer.buckets import Fit, bucket_sizes, choose, fit
+from trainer.cache import LatentCache, TextCache, View, identities
 from trainer.checkpoints import drop_old_states, intact_checkpoints, publish, saved_epochs, state_epochs, state_file
 from trainer.config import DatasetConfig, TrainConfig
-from trainer.dataset import Dataset, read_dataset, steps_per_epoch
+from trainer.dataset import Dataset, read_dataset
+from trainer.exposure import Batch, batches, epoch_generator, epoch_order, showings, steps, steps_per_epoch
 from trainer.facts import CheckpointSaved, EpochStarted, StepLogged, TrialFact
+from trainer.record import hold_to_record
+from trainer.report import dataset_report
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,8 @@ class TrialJob:
     dataset: DatasetConfig
     train: TrainConfig
     triggers: tuple[str, ...]
+    dataset_sha256: str = ""
+    """What the dataset was when the trial was planned; empty takes it as it is."""
 
 
 def run_trial(job: TrialJob) -> Iterator[TrialFact]:
@@ -65,8 +70,7 @@ def run_trial(job: TrialJob) -> Iterator[TrialFact]:
     if not missing:
         return
     _prepare_torch(config.threads)
-    dataset = read_dataset(Path(job.dataset_root), job.dataset, job.triggers)
-    trainer = _Trainer(job, layout, dataset)
+    trainer = _Trainer(job, layout, trial_dataset(job, layout))
     first = trainer.resume(before=missing[0])
     trainer.trim_metrics(after=first)
     for epoch in range(first + 1, missing[-1] + 1):
@@ -81,15 +85,46 @@ def run_trial(job: TrialJob) -> Iterator[TrialFact]:
             yield CheckpointSaved(trainer.save(epoch, mean, time.monotonic() - began))
 
 
+def trial_dataset(job: TrialJob, layout: Layout) -> Dataset:
+    """The dataset as the trial was begun with. Raises DatasetError for one that was edited since."""
+    dataset = read_dataset(Path(job.dataset_root), job.dataset, job.triggers)
+    if job.dataset_sha256 not in ("", dataset.sha256):
+        raise DatasetError(
+            "the dataset was edited since this run began",
+            where=str(dataset.root),
+            fix="run the same command again: it will train the edited one as another trial",
+        )
+    return hold_to_record(layout.trial(job.trial), dataset)
+
+
+def training_fits(dataset: Dataset, config: TrainConfig) -> tuple[Fit, ...]:
+    """The training size of every item, in order. Raises ConfigError when no bucket is as small as the resolution."""
+    pictures = [(item.picture.width, item.picture.height) for item in dataset.items]
+    if config.buckets is None:
+        return tuple(fit(picture, config.resolution) for picture in pictures)
+    sizes = bucket_sizes(config.resolution, config.buckets)
+    if not sizes:
+        raise ConfigError(
+            f"no bucket of at least {config.buckets.min_side} pixels a side has the area of {config.resolution}",
+            where="train.buckets",
+            fix="lower min_side, or raise resolution",
+        )
+    return tuple(choose(picture, sizes, config.buckets) for picture in pictures)
+
+
 class _Trainer:
     """The loaded base with its adapter, the optimizer and the cached dataset of one trial."""
 
     def __init__(self, job: TrialJob, layout: Layout, dataset: Dataset) -> None:
         self._job, self._config, self._layout, self._dataset = job, job.train, layout, dataset
+        self._fits = training_fits(dataset, self._config)
+        write_whole(layout.trial(job.trial) / "dataset.txt", dataset_report(dataset, self._fits))
         self._base = self._load()
-        self._cached: Cached = cache_dataset(
-            dataset, self._config.resolution, self._base, job.base_sha256, layout.cache
-        )
+        known = identities(base_folder(job.base), job.base_sha256)
+        self._latents = LatentCache(layout.cache, self._base, known.vae, dataset.root)
+        self._latents.prepare(self._view(i) for i in range(len(dataset)))
+        self._texts = TextCache(layout.cache, self._base, known.text)
+        self._texts.prepare(["", *(item.caption for item in dataset.items)])
         alpha = self._config.alpha or float(self._config.rank)
         self._adapter: InjectedAdapter = inject(self._base.transformer, self._config.rank, alpha, self._config.seed)
         self._optimizer = torch.optim.AdamW(
@@ -99,11 +134,13 @@ class _Trainer:
             weight_decay=self._config.weight_decay,
             fused=True,
         )
-        self._shows = len(dataset) * dataset.repeats
-        self.steps_per_epoch = steps_per_epoch(
-            len(dataset), dataset.repeats, self._config.batch, self._config.grad_accum
-        )
+        self._sizes = {i: fitted.size for i, fitted in enumerate(self._fits)}
+        self._shown = showings(dataset)
+        self.steps_per_epoch = steps_per_epoch(self._shown, self._sizes, self._config.batch, self._config.grad_accum)
         self._step = 0
+
+    def _view(self, item: int) -> View:
+        return View(self._dataset.items[item], self._fits[item].size, flip=False)
 
     def _load(self) -> Base:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -111,13 +148,15 @@ class _Trainer:
         return load_base(base_folder(self._job.base), device=device, dtype=dtype)
 
     def epoch(self, epoch: int) -> Iterator[StepLogged]:
-        """Show every picture `repeats` times in an order drawn from (seed, epoch), one optimizer step at a time."""
-        generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + epoch)
-        order = torch.randperm(self._shows, generator=generator) % len(self._dataset)
-        for rows in order.split(self._config.images_per_step):
+        """Show every picture as often as it repeats, in an order drawn from (seed, epoch), one step at a time."""
+        config = self._config
+        generator = epoch_generator(config.seed, epoch)
+        order = epoch_order(self._shown, generator)
+        full = batches(order, self._sizes, config.batch, seed=config.seed * 1_000_003 + epoch)
+        for parts in steps(full, config.grad_accum):
             began = time.monotonic()
             rate = self._set_rate()
-            loss = self._optimize(rows, generator)
+            loss = self._optimize(parts, generator)
             self._step += 1
             fact = StepLogged(
                 self._job.trial, epoch, self._step, self.steps_per_epoch, loss, rate, time.monotonic() - began
@@ -125,18 +164,18 @@ class _Trainer:
             self._log(fact)
             yield fact
 
-    def _optimize(self, rows: Tensor, generator: torch.Generator) -> float:
-        """One optimizer step over `rows` in micro-batches; the loss is the mean over pictures, however they split."""
-        total = 0.0
-        for part in rows.split(self._config.batch):
+    def _optimize(self, parts: Sequence[Batch], generator: torch.Generator) -> float:
+        """One optimizer step over micro-batches; the loss is the mean over pictures, however they split."""
+        pictures, total = sum(map(len, parts)), 0.0
+        for part in parts:
             loss = self._loss(part, generator)
-            (loss * (len(part) / len(rows))).backward()
-            total += loss.item() * len(part) / len(rows)
+            (loss * (len(part) / pictures)).backward()
+            total += loss.item() * len(part) / pictures
         norm = torch.nn.utils.clip_grad_norm_(self._adapter.parameters, self._config.clip_norm)
         if not torch.isfinite(norm):
-            pictures = ", ".join(sorted({self._dataset.items[int(r)].file for r in rows})[:4])
+            files = sorted({self._dataset.items[e.item].file for part in parts for e in part})
             raise StudyError(
-                f"loss or gradient is not a number at step {self._step + 1} (pictures {pictures})",
+                f"loss or gradient is not a number at step {self._step + 1} (pictures {', '.join(files[:4])})",
                 where=self._job.trial,
                 fix="lower train.learning_rate, or look at these pictures",
             )
@@ -144,14 +183,14 @@ class _Trainer:
         self._optimizer.zero_grad()
         return total
 
-    def _loss(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+    def _loss(self, part: Batch, generator: torch.Generator) -> Tensor:
         base, config = self._base, self._config
-        clean = self._cached.latents[rows]
+        clean = self._latents.get([self._view(e.item) for e in part])
         noise = torch.randn(clean.shape, generator=generator)
-        sigmas = training_sigmas(len(rows), generator, config.sigma_shift)
-        dropped = torch.rand(len(rows), generator=generator) < config.caption_dropout
-        captions = ["" if d else self._dataset.items[int(r)].caption for r, d in zip(rows, dropped, strict=True)]
-        conditions = pad_rows([self._cached.conditions[c] for c in captions]).to(base.device, base.dtype)
+        sigmas = training_sigmas(len(part), generator, config.sigma_shift)
+        dropped = (torch.rand(len(part), generator=generator) < config.caption_dropout).tolist()
+        captions = ["" if d else self._dataset.items[e.item].caption for e, d in zip(part, dropped, strict=True)]
+        conditions = self._texts.get(captions).to(base.device, base.dtype)
         noisy = add_noise(clean, noise, sigmas).to(base.device, base.dtype)
         with torch.autocast(base.device.type, base.dtype, enabled=base.dtype != torch.float32):
             predicted = base.transformer(noisy, sigmas.to(base.device), conditions, return_dict=False)[0]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from anima.adapter_files import read_adapter
 from anima.base import POCKET, base_sha256
-from orchestrator.core.errors import StudyError
+from orchestrator.core.errors import ConfigError, DatasetError, StudyError
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Checkpoint
 from trainer.checkpoints import published_checkpoints, saved_epochs, state_epochs
-from trainer.config import DatasetConfig, DrawnDataset, TrainConfig
+from trainer.config import BucketConfig, DatasetConfig, DrawnDataset, TrainConfig
+from trainer.dataset import read_dataset
 from trainer.drawn import ensure_drawn_dataset
 from trainer.facts import CheckpointSaved, EpochStarted, StepLogged, TrialFact
 from trainer.trial import TrialJob, learning_rate_at, run_trial
@@ -157,6 +160,46 @@ def test_a_loss_that_is_no_number_stops_before_the_step(
     with pytest.raises(StudyError, match="not a number at step 1"):
         list(run_trial(make_job(tmp_path, dataset_root)))
     assert published_checkpoints(Layout(tmp_path), "main") == []
+
+
+def test_pictures_of_several_shapes_train_in_batches_of_one_shape(dataset_root: Path, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(dataset_root, root)
+    for number, size in enumerate([(64, 96), (80, 80), (64, 96)]):
+        picture = Image.open(root / "kanachan-001.png").resize(size)
+        picture.putpixel((0, 0), (number, 0, 0))
+        picture.save(root / f"extra-{number}.png")
+        (root / f"extra-{number}.txt").write_text("kanachan, 1girl, solo")
+    buckets = BucketConfig(step=16, min_side=48, max_side=128)
+    job = make_job(tmp_path / "study", root, TRAIN.model_copy(update={"epochs": 1, "buckets": buckets}))
+    facts = list(run_trial(job))
+    # 7 of 96x64, 2 of 64x96 and 1 of 80x80: 4 + 1 + 1 batches of two, two a step.
+    assert [f.steps for f in facts if isinstance(f, EpochStarted)] == [3]
+    assert len([f for f in facts if isinstance(f, StepLogged)]) == 3
+    report = (Layout(tmp_path / "study").trial("main") / "dataset.txt").read_text()
+    assert "      2  64x96" in report
+
+
+def test_no_bucket_for_the_resolution_is_said_before_anything_is_loaded(
+    dataset_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.trial.load_base", lambda *_, **__: pytest.fail("loaded the base first"))
+    job = make_job(tmp_path, dataset_root, TRAIN.model_copy(update={"buckets": BucketConfig()}))
+    with pytest.raises(ConfigError, match="no bucket of at least 512 pixels"):
+        list(run_trial(job))
+
+
+def test_a_dataset_edited_after_it_was_planned_or_begun_is_refused(dataset_root: Path, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(dataset_root, root)
+    planned = read_dataset(root, DatasetConfig(), TRIGGERS).sha256
+    job = replace(make_job(tmp_path / "study", root), dataset_sha256=planned)
+    next(run_trial(job))
+    (root / "koharu-001.txt").write_text("koharu, 1girl, solo, waving")
+    with pytest.raises(DatasetError, match="edited since this run began"):
+        next(run_trial(job))
+    with pytest.raises(DatasetError, match=r"edited since this trial began: koharu-001\.png has another caption"):
+        next(run_trial(replace(job, dataset_sha256="")))
 
 
 def test_the_learning_rate_rises_stays_or_falls_to_its_floor() -> None:
