@@ -24,6 +24,7 @@ from evaluators.judges.look import CharacterLook
 from infra.config import ClusterConfig
 from orchestrator.core.errors import ConfigError, StudyError
 from orchestrator.core.layout import Layout, safe_name
+from trainer.captions import check_mirroring, one_sided_marks
 from trainer.config import DatasetConfig, TrainConfig
 
 
@@ -100,6 +101,13 @@ class StudyConfig(_Frozen):
                         where="grid.prompts",
                         fix="write the trigger into the text, or take it out of the prompt's cast",
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _mirrors_spare_one_sided_marks(self) -> StudyConfig:
+        looks = {name: look.model_dump() for name, look in self.cast.items()}
+        for train in self.trials.values():
+            check_mirroring(train, one_sided_marks(looks, self.dataset.one_sided))
         return self
 
     @property

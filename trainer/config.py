@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 CaptionKind = Literal["txt", "caption", "json"]
 Role = Literal["solo", "pair", "trio", "regularisation"]
@@ -64,6 +73,9 @@ class DatasetConfig(_Frozen):
     """`each`: every line of a caption file is a caption of its own, and each exposure draws one of them."""
     faulty: Literal["stop", "skip"] = "stop"
     """What to do about pictures that cannot be trained on: refuse the dataset, or leave them out and say so."""
+    one_sided: dict[str, str] = Field(default_factory=dict)
+    """Marks of the cast that a mirror would move to the other side, as in `{koharu: ribbon}`, where the words of her
+    look (`side ponytail`, `mole under eye`) do not say it."""
     drawn: DrawnDataset | None = None
     """Draw the dataset in the pocket world first, if it is not there yet."""
     expect: dict[str, PositiveInt] = Field(default_factory=dict)
@@ -126,6 +138,18 @@ class TrainConfig(_Frozen):
     """Forward passes per optimizer step."""
     caption_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of exposures trained with the empty prompt."""
+    shuffle_caption: bool = False
+    """Put a caption's tags in another order at each exposure."""
+    keep_tokens: NonNegativeInt = 1
+    """First tags that are neither moved nor dropped (of captions in text; in JSON the fields say it). A tag that names
+    one of the cast is never dropped either."""
+    tag_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the other tags left out, drawn anew at each exposure."""
+    flip_augment: bool = False
+    """Show every other exposure mirrored. Refused when the cast has a mark on one side, for the mirror image teaches
+    the wrong one. Pictures whose caption says left or right are never mirrored."""
+    flip_forced: bool = False
+    """Mirror even then."""
     sigma_shift: PositiveFloat = 3.0
     """Training sigmas are shift(sigmoid(normal)): 1 puts the median at 0.5, 3 at 0.75."""
     resolution: tuple[PositiveInt, PositiveInt] = (1024, 1024)

@@ -32,10 +32,11 @@ from orchestrator.core.study import Checkpoint
 from orchestrator.core.version import VERSION
 from trainer.buckets import Fit, bucket_sizes, choose, fit
 from trainer.cache import LatentCache, TextCache, View, identities
+from trainer.captions import as_written, drawn_caption, is_mirrored, may_be_mirrored
 from trainer.checkpoints import drop_old_states, intact_checkpoints, publish, saved_epochs, state_epochs, state_file
 from trainer.config import DatasetConfig, TrainConfig
 from trainer.dataset import Dataset, read_dataset
-from trainer.exposure import Batch, batches, epoch_generator, epoch_order, showings, steps, steps_per_epoch
+from trainer.exposure import Batch, Exposure, batches, epoch_generator, epoch_order, showings, steps, steps_per_epoch
 from trainer.facts import CheckpointSaved, EpochStarted, StepLogged, TrialFact
 from trainer.record import hold_to_record
 from trainer.report import dataset_report
@@ -122,9 +123,10 @@ class _Trainer:
         self._base = self._load()
         known = identities(base_folder(job.base), job.base_sha256)
         self._latents = LatentCache(layout.cache, self._base, known.vae, dataset.root)
-        self._latents.prepare(self._view(i) for i in range(len(dataset)))
+        self._latents.prepare(self._views())
         self._texts = TextCache(layout.cache, self._base, known.text)
-        self._texts.prepare(["", *(item.caption for item in dataset.items)])
+        if as_written(self._config):
+            self._texts.prepare(["", *(caption.text for item in dataset.items for caption in item.captions)])
         alpha = self._config.alpha or float(self._config.rank)
         self._adapter: InjectedAdapter = inject(self._base.transformer, self._config.rank, alpha, self._config.seed)
         self._optimizer = torch.optim.AdamW(
@@ -139,8 +141,21 @@ class _Trainer:
         self.steps_per_epoch = steps_per_epoch(self._shown, self._sizes, self._config.batch, self._config.grad_accum)
         self._step = 0
 
-    def _view(self, item: int) -> View:
-        return View(self._dataset.items[item], self._fits[item].size, flip=False)
+    def _views(self) -> Iterator[View]:
+        """Every way a picture will be shown."""
+        for item, fitted in zip(self._dataset.items, self._fits, strict=True):
+            yield View(item, fitted.size, flip=False)
+            if self._config.flip_augment and may_be_mirrored(item):
+                yield View(item, fitted.size, flip=True)
+
+    def _view(self, exposure: Exposure, epoch: int) -> View:
+        item = self._dataset.items[exposure.item]
+        mirrored = is_mirrored(item, self._config, epoch=epoch, position=exposure.position)
+        return View(item, self._fits[exposure.item].size, mirrored)
+
+    def _caption(self, exposure: Exposure, epoch: int) -> str:
+        item, triggers = self._dataset.items[exposure.item], self._job.triggers
+        return drawn_caption(item, self._config, triggers, epoch=epoch, position=exposure.position)
 
     def _load(self) -> Base:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -156,7 +171,7 @@ class _Trainer:
         for parts in steps(full, config.grad_accum):
             began = time.monotonic()
             rate = self._set_rate()
-            loss = self._optimize(parts, generator)
+            loss = self._optimize(parts, epoch, generator)
             self._step += 1
             fact = StepLogged(
                 self._job.trial, epoch, self._step, self.steps_per_epoch, loss, rate, time.monotonic() - began
@@ -164,11 +179,11 @@ class _Trainer:
             self._log(fact)
             yield fact
 
-    def _optimize(self, parts: Sequence[Batch], generator: torch.Generator) -> float:
+    def _optimize(self, parts: Sequence[Batch], epoch: int, generator: torch.Generator) -> float:
         """One optimizer step over micro-batches; the loss is the mean over pictures, however they split."""
         pictures, total = sum(map(len, parts)), 0.0
         for part in parts:
-            loss = self._loss(part, generator)
+            loss = self._loss(part, epoch, generator)
             (loss * (len(part) / pictures)).backward()
             total += loss.item() * len(part) / pictures
         norm = torch.nn.utils.clip_grad_norm_(self._adapter.parameters, self._config.clip_norm)
@@ -183,13 +198,13 @@ class _Trainer:
         self._optimizer.zero_grad()
         return total
 
-    def _loss(self, part: Batch, generator: torch.Generator) -> Tensor:
+    def _loss(self, part: Batch, epoch: int, generator: torch.Generator) -> Tensor:
         base, config = self._base, self._config
-        clean = self._latents.get([self._view(e.item) for e in part])
+        clean = self._latents.get([self._view(e, epoch) for e in part])
         noise = torch.randn(clean.shape, generator=generator)
         sigmas = training_sigmas(len(part), generator, config.sigma_shift)
         dropped = (torch.rand(len(part), generator=generator) < config.caption_dropout).tolist()
-        captions = ["" if d else self._dataset.items[e.item].caption for e, d in zip(part, dropped, strict=True)]
+        captions = ["" if d else self._caption(e, epoch) for e, d in zip(part, dropped, strict=True)]
         conditions = self._texts.get(captions).to(base.device, base.dtype)
         noisy = add_noise(clean, noise, sigmas).to(base.device, base.dtype)
         with torch.autocast(base.device.type, base.dtype, enabled=base.dtype != torch.float32):
