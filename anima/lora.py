@@ -10,6 +10,7 @@ transformer and the text side. `transformer` is diffusers' CosmosTransformer3DMo
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -54,22 +55,41 @@ class InjectedAdapter:
         return len(self.parameters) // 2
 
 
-def inject(transformer: nn.Module, rank: int, alpha: float, seed: int) -> InjectedAdapter:
+def inject(
+    transformer: nn.Module,
+    rank: int,
+    alpha: float,
+    seed: int,
+    *,
+    targets: Mapping[str, str] | None = None,
+    ranks: Mapping[str, int] | None = None,
+) -> InjectedAdapter:
     """Add a LoRA to every target of a plain transformer, in place, and freeze everything else.
 
     A (rank, in) is uniform in +-1/sqrt(in), B (out, rank) zero, both fp32 whatever the base is. A depends on `seed` and
-    the shapes alone: the global random state is neither read nor moved.
+    the shapes alone: the global random state is neither read nor moved. `targets` names other layers than the usual
+    ones, as `target_names` does, of this or of another component; `ranks` are those of layers that do not have `rank`,
+    by original name, and keep alpha / rank.
     """
-    _plain_layers(transformer)
+    _plain_layers(transformer, targets)
     transformer.requires_grad_(False)
-    targets = list(target_names(transformer).values())
-    # peft declares alpha an int, and only ever divides it by the rank.
-    config = LoraConfig(r=rank, lora_alpha=cast(int, alpha), target_modules=targets, lora_dropout=0.0, bias="none")
+    modules = target_names(transformer) if targets is None else targets
+    other = {re.escape(modules[name]): own for name, own in (ranks or {}).items()}
+    config = LoraConfig(
+        r=rank,
+        # peft declares alpha an int, and only ever divides it by the rank.
+        lora_alpha=cast(int, alpha),
+        target_modules=list(modules.values()),
+        rank_pattern=other,
+        alpha_pattern={module: alpha * own / rank for module, own in other.items()},
+        lora_dropout=0.0,
+        bias="none",
+    )
     # On the meta device first: peft would draw A from the global generator and keep it in the base's dtype.
     inject_adapter_in_model(config, transformer, adapter_name=_ADAPTER, low_cpu_mem_usage=True)
     generator = torch.Generator().manual_seed(seed)
     parameters: list[nn.Parameter] = []
-    for layer in _injected_layers(transformer).values():
+    for layer in _injected_layers(transformer, targets).values():
         base, a, b = layer.get_base_layer().weight, _linear(layer.lora_A), _linear(layer.lora_B)
         drawn = torch.empty(a.weight.shape, dtype=torch.float32)
         nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
@@ -79,13 +99,13 @@ def inject(transformer: nn.Module, rank: int, alpha: float, seed: int) -> Inject
     return InjectedAdapter(rank, alpha, tuple(parameters))
 
 
-def adapter_state(transformer: nn.Module) -> dict[str, Tensor]:
+def adapter_state(transformer: nn.Module, targets: Mapping[str, str] | None = None) -> dict[str, Tensor]:
     """The injected adapter as file tensors: `<original>.lora_A.weight` (rank, in), `.lora_B.weight` (out, rank).
 
-    Copies, fp32, on the CPU, with alpha / rank folded into B.
+    Copies, fp32, on the CPU, with alpha / rank folded into B. `targets` as they were injected.
     """
     state: dict[str, Tensor] = {}
-    for name, layer in _injected_layers(transformer).items():
+    for name, layer in _injected_layers(transformer, targets).items():
         a, b = _linear(layer.lora_A).weight.detach(), _linear(layer.lora_B).weight.detach()
         state[f"{name}.lora_A.weight"] = a.to("cpu", torch.float32, copy=True)
         state[f"{name}.lora_B.weight"] = (b.float() * float(layer.scaling[_ADAPTER])).cpu()
@@ -232,10 +252,10 @@ class Merger:
         return scratch
 
 
-def _plain_layers(transformer: nn.Module) -> dict[str, nn.Linear]:
+def _plain_layers(transformer: nn.Module, targets: Mapping[str, str] | None = None) -> dict[str, nn.Linear]:
     """Original layer name -> the target itself, in a transformer nothing was injected into."""
     layers: dict[str, nn.Linear] = {}
-    for original, module in target_names(transformer).items():
+    for original, module in (target_names(transformer) if targets is None else targets).items():
         layer = transformer.get_submodule(module)
         if not isinstance(layer, nn.Linear):
             raise ValueError(f"{module} is a {type(layer).__name__}: this transformer already holds an adapter")
@@ -243,10 +263,10 @@ def _plain_layers(transformer: nn.Module) -> dict[str, nn.Linear]:
     return layers
 
 
-def _injected_layers(transformer: nn.Module) -> dict[str, LoraLayer]:
+def _injected_layers(transformer: nn.Module, targets: Mapping[str, str] | None = None) -> dict[str, LoraLayer]:
     """Original layer name -> the LoRA layer `inject` put there, in target order."""
     layers: dict[str, LoraLayer] = {}
-    for original, module in target_names(transformer).items():
+    for original, module in (target_names(transformer) if targets is None else targets).items():
         layer = transformer.get_submodule(module)
         if not isinstance(layer, LoraLayer):
             raise ValueError(f"{module} has no injected adapter")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,6 +18,7 @@ from infra.pods import Offer, read_offers
 from orchestrator import audit
 from orchestrator.config import StudyConfig, load_config
 from orchestrator.preflight import dataset_folders, dataset_root, tokenizers_folder
+from trainer.balance import Balance, deficits
 from trainer.checkpoints import saved_epochs
 from trainer.config import DatasetConfig, TrainConfig
 from trainer.dataset import read_all_captions, steps_per_epoch
@@ -108,17 +110,21 @@ class _Pictures:
     groups: audit.Groups
     counted: str
     warnings: Sequence[str]
-    repeated: int = 0
-    """Showings per epoch that folders of their own repeats add, before `dataset.repeats`."""
+    repeated: audit.Groups | None = None
+    """Showings per set of triggers where folders have their own repeats, before `dataset.repeats`."""
 
     @property
     def images(self) -> int:
         return sum(self.groups.values())
 
-    @property
-    def shown(self) -> int:
-        """Showings per epoch, before `dataset.repeats`."""
-        return self.images + self.repeated
+    def shown(self, repeats: int, balance: Balance) -> int:
+        """Showings per epoch."""
+        groups = self.groups if self.repeated is None else self.repeated
+        characters: Counter[str] = Counter()
+        for who, pictures in groups.items():
+            characters.update(dict.fromkeys(who, pictures * repeats))
+        evened = deficits(characters) if balance == "per_character" else {}
+        return sum(groups.values()) * repeats + sum(evened.values())
 
 
 def _pictures(config: StudyConfig) -> _Pictures:
@@ -140,7 +146,10 @@ def _pictures(config: StudyConfig) -> _Pictures:
         warnings.append(
             f"dataset.expect declares {sum(expected.values())} pictures otherwise grouped than {root} holds"
         )
-    return _Pictures(found, f"captions in {root}", warnings, sum(picture.repeats - 1 for picture in told))
+    repeated: Counter[tuple[str, ...]] = Counter()
+    for picture in told:
+        repeated[tuple(sorted(picture.triggers))] += picture.repeats
+    return _Pictures(found, f"captions in {root}", warnings, repeated)
 
 
 def _drawn_groups(dataset: DatasetConfig, triggers: Sequence[str]) -> audit.Groups:
@@ -152,16 +161,17 @@ def _drawn_groups(dataset: DatasetConfig, triggers: Sequence[str]) -> audit.Grou
 
 
 def _trial(config: StudyConfig, name: str, train: TrainConfig, pictures: _Pictures) -> TrialPlan:
-    grid, repeats = config.grid, config.dataset.repeats
+    grid = config.grid
+    shown = pictures.shown(config.dataset.repeats, train.balance)
     saved = saved_epochs(train.epochs, train.save_every)
     return TrialPlan(
         name=name,
         epochs=train.epochs,
-        steps_per_epoch=steps_per_epoch(pictures.shown, repeats, train.batch, train.grad_accum),
-        exposures_per_image=pictures.shown * repeats * train.epochs // max(pictures.images, 1),
+        steps_per_epoch=steps_per_epoch(shown, 1, train.batch, train.grad_accum),
+        exposures_per_image=shown * train.epochs // max(pictures.images, 1),
         saved=len(saved),
         pictures=pictures_to_choose_by(grid, config.decide, len(grid.select_epochs(saved))),
-        exposures=pictures.shown * repeats * train.epochs,
+        exposures=shown * train.epochs,
         pixels=train.resolution[0] * train.resolution[1],
     )
 

@@ -8,7 +8,7 @@ another key. An interrupted run loses nothing that was written.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from anima.load import Base
-from anima.text import pad_rows
 from orchestrator.core.errors import DatasetError
 from orchestrator.core.identity import digest, folder_sha256
 from trainer.buckets import Size
@@ -118,32 +117,29 @@ class LatentCache:
 
 
 class TextCache:
-    """Conditionings (rows, dim) of captions, in the encoder's own numbers."""
+    """What an encoder makes of captions, in its own numbers. `kind` and `identity` say which encoder and output."""
 
-    def __init__(self, folder: Path, base: Base, text: str) -> None:
+    def __init__(self, folder: Path, kind: str, identity: str, encode: Callable[[str], Tensor]) -> None:
         self._files = TensorFiles(folder / "text", memory_bytes=MEMORY_BYTES)
-        self._base, self._text = base, text
+        self._kind, self._identity, self._encode = kind, identity, encode
 
     def prepare(self, captions: Iterable[str]) -> None:
-        """Encode what is not on disk."""
+        """Encode what is not on disk, one by one as drawing does: the numbers must not depend on company."""
         for caption in sorted(set(captions)):
             key = self._key(caption)
             if key not in self._files:
-                self._files.put(key, self._base.text.condition(caption))
+                self._files.put(key, self._encode(caption))
 
-    def get(self, captions: Sequence[str]) -> Tensor:
-        """(B, rows, dim), padded with zero rows to the longest. What was not prepared is encoded and not kept."""
-        return pad_rows([self._one(caption) for caption in captions])
-
-    def _one(self, caption: str) -> Tensor:
+    def get(self, caption: str) -> Tensor:
+        """(rows, dim), on the CPU. What was not prepared is encoded and not kept."""
         value = self._files.get(self._key(caption))
-        return self._base.text.condition(caption).cpu() if value is None else value
+        return self._encode(caption).cpu() if value is None else value
 
     def _key(self, caption: str) -> str:
         facts: Mapping[str, object] = {
             "caption": caption,
-            "text": self._text,
-            "dtype": str(self._base.dtype),
+            "kind": self._kind,
+            "text": self._identity,
             "numerics": NUMERICS,
         }
         return digest(facts, length=32)

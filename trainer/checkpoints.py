@@ -1,15 +1,13 @@
-"""Saved epochs on disk: what is published, what can be resumed from, and in which order files come to exist.
+"""Saved epochs on disk: what is published, and in which order files come to exist.
 
 An epoch exists when its commit marker `adapter.json` does; the marker is written last and holds the adapter's hash.
-The training state of an epoch is written before its adapter, so that whoever sees the adapter can go on from it.
-Torch-free: tensors are the business of `trainer.trial`.
+The training state of an epoch (`trainer.states`) is written before its adapter, so that whoever sees the adapter can go
+on from it. Torch-free.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 
 from orchestrator.core.files import write_whole
 from orchestrator.core.identity import file_sha256
@@ -17,7 +15,6 @@ from orchestrator.core.layout import Layout
 from orchestrator.core.study import Checkpoint
 
 MARKER = "adapter.json"
-STATE = "state.safetensors"
 
 
 def publish(layout: Layout, checkpoint: Checkpoint) -> None:
@@ -40,23 +37,6 @@ def intact_checkpoints(layout: Layout, trial: str) -> dict[int, Checkpoint]:
         if adapter.is_file() and file_sha256(adapter) == checkpoint.sha256:
             found[checkpoint.epoch] = checkpoint
     return found
-
-
-def state_epochs(layout: Layout, trial: str) -> list[int]:
-    """Epochs whose training state is on disk, ascending."""
-    files = layout.state(trial, 0).parent.glob(f"epoch-*/{STATE}")
-    return sorted(int(file.parent.name.removeprefix("epoch-")) for file in files)
-
-
-def drop_old_states(layout: Layout, trial: str, keep: int) -> None:
-    """Keep the newest `keep` training states; each is three times the size of an adapter."""
-    for epoch in state_epochs(layout, trial)[:-keep]:
-        shutil.rmtree(layout.state(trial, epoch))
-
-
-def state_file(layout: Layout, trial: str, epoch: int) -> Path:
-    """Where the training state of an epoch is kept."""
-    return layout.state(trial, epoch) / STATE
 
 
 def saved_epochs(epochs: int, save_every: int) -> tuple[int, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Literal, get_args
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -17,6 +19,8 @@ from pydantic import (
 
 CaptionKind = Literal["txt", "caption", "json"]
 Role = Literal["solo", "pair", "trio", "regularisation"]
+
+TargetSet = Literal["dit-280", "toolkit-316", "with-adaln-448"]
 
 SIDE = 16
 """Sides of training pictures are multiples of this: eight pixels a latent cell, two cells a patch."""
@@ -118,24 +122,43 @@ class TrainConfig(_Frozen):
     epochs: PositiveInt = 150
     save_every: PositiveInt = 1
     """Save an adapter every so many epochs; the last epoch is always saved."""
+    state_every_steps: NonNegativeInt = 0
+    """Also keep a training state every so many optimizer steps within an epoch; 0 keeps those of whole epochs only."""
     keep_states: PositiveInt = 2
     """Training states kept to resume from, newest first; each is three times the size of an adapter."""
+
     rank: PositiveInt = 32
     alpha: PositiveFloat | None = None
     """Scale is alpha / rank; None means alpha = rank. Folded into the file, so the file's own scale is 1."""
-    targets: Literal["dit-280"] = "dit-280"
-    """Self- and cross-attention q, k, v, out and both MLP layers of every block: 280 layers in the real model."""
+    targets: str = "dit-280"
+    """Which layers are adapted. `dit-280`: self- and cross-attention q, k, v, out and both MLP layers of every block.
+    `toolkit-316`: and the text conditioner's q, k, v. `with-adaln-448`: and the blocks' modulation. Anything else is a
+    regular expression that is looked for in the layers' original names, like `blocks\\.\\d+\\.cross_attn`."""
+    ranks: dict[str, PositiveInt] = Field(default_factory=dict)
+    """Other ranks for layers whose name holds a match of the regular expression: `{mlp: 16}`. The first match counts;
+    alpha keeps its ratio to the rank."""
+
+    optimizer: Literal["adamw", "adafactor", "nadam", "radam", "muon"] = "adamw"
     learning_rate: PositiveFloat = 2e-5
-    lr_schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up: stay at `learning_rate`, or fall to 2 % of it along a half cosine by the last step of `epochs`
-    (another number of epochs is then another trial)."""
-    warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
+    lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """After the warm-up: stay at `learning_rate`, or fall to 2 % of it, along a half cosine or a line, by the last step
+    of `epochs` (another number of epochs is then another trial)."""
+    warmup_steps: NonNegativeInt = 0
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Of the optimizers that have them; `muon` takes the first as its momentum."""
+    weight_decay: NonNegativeFloat = 0.0
     clip_norm: PositiveFloat = 1.0
+
     batch: PositiveInt = 1
     """Pictures per forward pass."""
     grad_accum: PositiveInt = 4
     """Forward passes per optimizer step."""
+    balance: Literal["none", "per_character"] = "none"
+    """`per_character`: an epoch shows the solo pictures of characters with fewer exposures more often, in turn, until
+    every character is shown equally often."""
+    regularisation_weight: PositiveFloat = 1.0
+    """Weight of the loss of regularisation pictures."""
+
     caption_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of exposures trained with the empty prompt."""
     shuffle_caption: bool = False
@@ -152,13 +175,26 @@ class TrainConfig(_Frozen):
     """Mirror even then."""
     sigma_shift: PositiveFloat = 3.0
     """Training sigmas are shift(sigmoid(normal)): 1 puts the median at 0.5, 3 at 0.75."""
+    sigma_mean: float = 0.0
+    """Mean and standard deviation of the normal."""
+    sigma_std: PositiveFloat = 1.0
+    sigma_range: tuple[float, float] = (0.0, 1.0)
+    """Sigmas are moved linearly from [0, 1] into this range."""
+    loss_weighting: Literal["none", "min_snr", "cosmap"] = "none"
+    """`min_snr`: min(SNR, 5) on the predicted picture; `cosmap`: 2 / (pi (1 - 2 sigma + 2 sigma^2))."""
+
     resolution: tuple[PositiveInt, PositiveInt] = (1024, 1024)
     """Width and height in pixels; pictures are resized to cover it and cropped to the centre."""
     buckets: BucketConfig | None = None
     """Train each picture at the size of this area that suits its shape, instead of all at `resolution`."""
     dtype: Literal["fp32", "bf16"] = "bf16"
     """Of the frozen base; adapters and optimizer are always fp32."""
-    threads: int = Field(0, ge=0)
+    checkpointing: Literal["off", "on", "auto"] = "auto"
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third more time. `auto`
+    does so on a GPU whose memory would not hold them."""
+    compile: bool = False
+    """Compile the transformer's blocks first: minutes at the start (and per size), then faster steps."""
+    threads: NonNegativeInt = 0
     """CPU threads of the trainer; 0 leaves torch's choice. Fixed threads make CPU results repeatable."""
     seed: int = 0
 
@@ -169,7 +205,42 @@ class TrainConfig(_Frozen):
             raise ValueError(f"sides must be multiples of {SIDE}")
         return resolution
 
+    @field_validator("targets")
+    @classmethod
+    def _targets_compile(cls, targets: str) -> str:
+        if targets not in get_args(TargetSet):
+            _compiles(targets)
+        return targets
+
+    @field_validator("ranks")
+    @classmethod
+    def _ranks_compile(cls, ranks: dict[str, int]) -> dict[str, int]:
+        for pattern in ranks:
+            _compiles(pattern)
+        return ranks
+
+    @field_validator("sigma_range")
+    @classmethod
+    def _is_a_range(cls, sigmas: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= sigmas[0] < sigmas[1] <= 1:
+            raise ValueError("must be two numbers with 0 <= first < second <= 1")
+        return sigmas
+
+    @field_validator("betas")
+    @classmethod
+    def _are_shares(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("must be at least 0 and below 1")
+        return betas
+
     @property
     def images_per_step(self) -> int:
         """Pictures behind one optimizer step."""
         return self.batch * self.grad_accum
+
+
+def _compiles(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is neither a named set nor a regular expression: {error}") from error

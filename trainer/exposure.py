@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import torch
 
-from trainer.dataset import Dataset
-
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
@@ -23,12 +21,6 @@ class Exposure:
 
 
 Batch = tuple[Exposure, ...]
-
-
-def showings(dataset: Dataset) -> tuple[int, ...]:
-    """Item numbers, each as often as an epoch shows it: pass by pass over those that are not done."""
-    times = [item.repeats * dataset.repeats for item in dataset.items]
-    return tuple(i for done in range(max(times)) for i, wanted in enumerate(times) if wanted > done)
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from orchestrator.core.study import Checkpoint, Record
 
@@ -28,6 +29,8 @@ class StepLogged(Record):
     loss: float
     learning_rate: float
     seconds: float
+    by_character: Mapping[str, float] = field(default_factory=dict)
+    """Mean error, without weights, of the exposures that show each character."""
 
 
 @dataclass(frozen=True, slots=True)

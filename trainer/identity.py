@@ -5,7 +5,9 @@ from __future__ import annotations
 from orchestrator.core.identity import digest
 from trainer.config import TrainConfig
 
-NOT_IDENTITY = frozenset({"epochs", "save_every", "keep_states", "threads"})
+NOT_IDENTITY = frozenset(
+    {"epochs", "save_every", "state_every_steps", "keep_states", "threads", "checkpointing", "compile"}
+)
 """Settings that do not change what an epoch's weights are: how many epochs, what is kept of them, and how the same
 numbers are computed."""
 ALWAYS = frozenset(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 PREFIX = "adapter."
@@ -26,6 +26,10 @@ class AdapterMetadata:
     exposures_per_image: float
     trigger_words: tuple[str, ...]
     project_version: str
+    shown_characters: Mapping[str, int] = field(default_factory=dict)
+    """Exposures so far of the pictures that show each character."""
+    shown_pictures: Mapping[str, int] = field(default_factory=dict)
+    """Exposures so far of each picture, by the first 12 signs of the hash of its bytes."""
 
     def to_strings(self) -> dict[str, str]:
         """Each field as JSON text, and what LoRA managers and web interfaces show (kohya's `ss_*`, SAI's modelspec)."""

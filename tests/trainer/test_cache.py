@@ -13,11 +13,12 @@ from anima.base import POCKET, base_sha256
 from anima.load import Base, load_base
 from orchestrator.core.errors import DatasetError
 from tests.trainer.small_datasets import read
-from trainer.cache import LatentCache, TextCache, View, identities
+from trainer.cache import LatentCache, View, identities
 from trainer.config import DrawnDataset
 from trainer.dataset import Dataset
 from trainer.drawn import ensure_drawn_dataset
 from trainer.tensor_files import TensorFiles
+from trainer.text import FrozenText, TrainedText
 
 SIZE = (96, 64)
 CAPTIONS = ["", "kanachan, 1girl", "keichan and koharu, side by side, white background"]
@@ -106,16 +107,23 @@ def test_a_picture_that_changed_since_it_was_looked_at_is_refused(base: Base, da
 
 
 def test_conditionings_are_those_the_drawing_side_uses(base: Base, tmp_path: Path) -> None:
-    cache = TextCache(tmp_path, base, "text")
-    cache.prepare(CAPTIONS)
+    FrozenText(tmp_path, base, "text").prepare(CAPTIONS)
     assert len(entries(tmp_path)) == 3
-    fresh = TextCache(tmp_path, base, "text").get(CAPTIONS)
-    assert torch.equal(fresh, base.text.condition_batch(CAPTIONS))
+    assert torch.equal(FrozenText(tmp_path, base, "text").get(CAPTIONS), base.text.condition_batch(CAPTIONS))
 
 
 def test_a_caption_that_was_not_prepared_is_encoded_and_not_kept(base: Base, tmp_path: Path) -> None:
-    assert torch.equal(TextCache(tmp_path, base, "text").get(["koharu"])[0], base.text.condition("koharu"))
+    assert torch.equal(FrozenText(tmp_path, base, "text").get(["koharu"])[0], base.text.condition("koharu"))
     assert entries(tmp_path) == []
+
+
+def test_states_through_the_conditioner_are_the_same_conditionings(base: Base, tmp_path: Path) -> None:
+    """What a trained conditioner starts from is what drawing feeds the transformer, the empty prompt included."""
+    trained, frozen = TrainedText(tmp_path, base, "text"), FrozenText(tmp_path, base, "text")
+    trained.prepare(CAPTIONS)
+    frozen.prepare(CAPTIONS)
+    assert len(entries(tmp_path)) == 6, "states and conditionings never share an entry"
+    assert torch.equal(trained.get(CAPTIONS), frozen.get(CAPTIONS))
 
 
 def test_identities_follow_the_parts_concerned(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from orchestrator.core.errors import DatasetError
 from tests.trainer.small_datasets import TRIGGERS, put, read
+from trainer.balance import showings
 from trainer.config import DatasetConfig, DrawnDataset, FolderConfig
 from trainer.dataset import named_triggers, read_all_captions, steps_per_epoch
 from trainer.drawn import ensure_drawn_dataset
-from trainer.exposure import showings
 
 SMALL = DrawnDataset(solo=2, pair=1, trio=1)
 SMALL_COUNT = 3 * 2 + 3 * 1 + 1
@@ -125,7 +125,7 @@ def test_folders_named_like_kohyas_repeat_their_pictures(tmp_path: Path) -> None
         "plain/c.png": 1,
     }
     # repeats: 2 on top.
-    assert sorted(showings(dataset)) == [0] * 2 + [1] * 6 + [2] * 2
+    assert sorted(showings(dataset, "none", 1)) == [0] * 2 + [1] * 6 + [2] * 2
 
 
 def test_folders_have_their_own_repeats_and_hold_captions_to_role_and_cast(tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tests.trainer.small_datasets import dataset, item
-from trainer.exposure import Exposure, batches, epoch_generator, epoch_order, showings, steps, steps_per_epoch
+from trainer.exposure import Exposure, batches, epoch_generator, epoch_order, steps, steps_per_epoch
 
 
 def order(shown: tuple[int, ...], epoch: int = 1) -> tuple[Exposure, ...]:
@@ -57,9 +56,3 @@ def test_the_last_step_takes_what_is_left() -> None:
     full = batches(order(tuple(range(7))), dict.fromkeys(range(7), 0), 2, seed=0)
     assert [[len(part) for part in step] for step in steps(full, 2)] == [[2, 2], [2, 1]]
     assert steps_per_epoch(tuple(range(7)), dict.fromkeys(range(7), 0), 2, 2) == 2
-
-
-def test_repeats_take_turns() -> None:
-    once, thrice = item("a", "kanachan"), item("b", "kanachan", repeats=3)
-    assert showings(dataset(once, thrice)) == (0, 1, 1, 1)
-    assert showings(dataset(once, item("b", "kanachan"), repeats=2)) == (0, 1, 0, 1)

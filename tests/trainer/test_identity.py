@@ -24,13 +24,35 @@ def test_settings_of_the_first_version_keep_their_names() -> None:
     assert named(fixed.model_copy(update={"lr_schedule": "cosine"})) == "main-626a79d9"
 
 
-@pytest.mark.parametrize("setting", [{"epochs": 7}, {"threads": 3}, {"save_every": 5}, {"keep_states": 9}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"epochs": 7},
+        {"threads": 3},
+        {"save_every": 5},
+        {"keep_states": 9},
+        {"checkpointing": "on"},
+        {"state_every_steps": 3},
+        {"compile": True},
+    ],
+)
 def test_what_changes_no_weight_changes_no_name(setting: dict) -> None:
     assert named(QUICKSTART.model_copy(update=setting)) == named(QUICKSTART)
 
 
 @pytest.mark.parametrize(
-    "setting", [{"rank": 8}, {"seed": 1}, {"buckets": {"step": 32}}, {"lr_schedule": "cosine"}, {"dtype": "bf16"}]
+    "setting",
+    [
+        {"rank": 8},
+        {"seed": 1},
+        {"buckets": {"step": 32}},
+        {"lr_schedule": "cosine"},
+        {"dtype": "bf16"},
+        {"balance": "per_character"},
+        {"optimizer": "muon"},
+        {"sigma_mean": 0.5},
+        {"shuffle_caption": True},
+    ],
 )
 def test_what_changes_weights_changes_the_name(setting: dict) -> None:
     assert named(TrainConfig.model_validate(QUICKSTART.model_dump() | setting)) != named(QUICKSTART)

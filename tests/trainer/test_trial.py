@@ -4,38 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from anima.adapter_files import read_adapter
-from anima.base import POCKET, base_sha256
-from orchestrator.core.errors import ConfigError, DatasetError, StudyError
+from orchestrator.core.errors import ConfigError, DatasetError
 from orchestrator.core.layout import Layout
-from orchestrator.core.study import Checkpoint
-from trainer.checkpoints import published_checkpoints, saved_epochs, state_epochs
+from tests.trainer.pocket_trials import TRAIN, make_job, saved, timeless
+from tests.trainer.small_datasets import TRIGGERS
+from trainer.checkpoints import published_checkpoints, saved_epochs
 from trainer.config import BucketConfig, DatasetConfig, DrawnDataset, TrainConfig
 from trainer.dataset import read_dataset
 from trainer.drawn import ensure_drawn_dataset
 from trainer.facts import CheckpointSaved, EpochStarted, StepLogged, TrialFact
-from trainer.trial import TrialJob, learning_rate_at, run_trial
-
-TRIGGERS = ("kanachan", "keichan", "koharu")
-TRAIN = TrainConfig(
-    epochs=3,
-    rank=4,
-    learning_rate=1e-3,
-    batch=2,
-    grad_accum=2,
-    caption_dropout=0.2,
-    resolution=(96, 64),
-    dtype="fp32",
-    threads=1,
-)
+from trainer.schedule import learning_rate_at
+from trainer.states import stored_states
+from trainer.trial import run_trial
 
 
 @pytest.fixture(scope="module")
@@ -43,27 +30,6 @@ def dataset_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data") / "dataset"
     ensure_drawn_dataset(root, DrawnDataset(solo=1, pair=1, trio=1))
     return root
-
-
-def make_job(study: Path, dataset_root: Path, train: TrainConfig = TRAIN) -> TrialJob:
-    return TrialJob(
-        trial="main",
-        study_root=str(study),
-        base="pocket",
-        base_sha256=base_sha256(POCKET),
-        dataset_root=str(dataset_root),
-        dataset=DatasetConfig(),
-        train=train,
-        triggers=TRIGGERS,
-    )
-
-
-def saved(facts: Iterator[TrialFact]) -> list[Checkpoint]:
-    return [fact.checkpoint for fact in facts if isinstance(fact, CheckpointSaved)]
-
-
-def timeless(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
-    return [replace(c, seconds=0.0) for c in checkpoints]
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +67,13 @@ def test_adapters_change_from_epoch_to_epoch_and_say_how_they_came_to_be(
 
 
 def test_only_the_newest_states_are_kept(undisturbed: tuple[Layout, list[TrialFact]]) -> None:
-    assert state_epochs(undisturbed[0], "main") == [2, 3]
+    assert sorted(s.epoch for s in stored_states(undisturbed[0], "main")) == [2, 3]
 
 
 def test_a_finished_trial_does_nothing_and_loads_nothing(
     undisturbed: tuple[Layout, list[TrialFact]], dataset_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.trial.load_base", lambda *_, **__: pytest.fail("loaded the base for nothing"))
+    monkeypatch.setattr("trainer.session.load_base", lambda *_, **__: pytest.fail("loaded the base for nothing"))
     assert list(run_trial(make_job(undisturbed[0].root, dataset_root))) == []
 
 
@@ -150,18 +116,6 @@ def test_more_epochs_continue_where_the_trial_ended(
     assert timeless(again) == timeless(saved(iter(undisturbed[1]))[2:])
 
 
-def test_a_loss_that_is_no_number_stops_before_the_step(
-    dataset_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def poisoned(clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        return (noise - clean) * float("nan")
-
-    monkeypatch.setattr("trainer.trial.velocity_target", poisoned)
-    with pytest.raises(StudyError, match="not a number at step 1"):
-        list(run_trial(make_job(tmp_path, dataset_root)))
-    assert published_checkpoints(Layout(tmp_path), "main") == []
-
-
 def test_pictures_of_several_shapes_train_in_batches_of_one_shape(dataset_root: Path, tmp_path: Path) -> None:
     root = tmp_path / "set"
     shutil.copytree(dataset_root, root)
@@ -183,7 +137,7 @@ def test_pictures_of_several_shapes_train_in_batches_of_one_shape(dataset_root: 
 def test_no_bucket_for_the_resolution_is_said_before_anything_is_loaded(
     dataset_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.trial.load_base", lambda *_, **__: pytest.fail("loaded the base first"))
+    monkeypatch.setattr("trainer.session.load_base", lambda *_, **__: pytest.fail("loaded the base first"))
     job = make_job(tmp_path, dataset_root, TRAIN.model_copy(update={"buckets": BucketConfig()}))
     with pytest.raises(ConfigError, match="no bucket of at least 512 pixels"):
         list(run_trial(job))

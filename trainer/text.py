@@ -1,0 +1,68 @@
+"""The text side of training: finished conditionings, or the conditioner trained along with the transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from anima.load import Base
+from anima.text import pad_rows
+from trainer.cache import TextCache
+
+
+class Text(Protocol):
+    """Gives the transformer its conditioning."""
+
+    def prepare(self, captions: Iterable[str]) -> None:
+        """Do beforehand what can be done beforehand."""
+
+    def get(self, captions: Sequence[str]) -> Tensor:
+        """(B, rows, dim), padded with zero rows to the longest, on the base's device and of its type."""
+
+
+class FrozenText:
+    """Conditionings from the cache: the text encoder and the conditioner run once per caption."""
+
+    def __init__(self, folder: Path, base: Base, identity: str) -> None:
+        self._base = base
+        self._cache = TextCache(folder, f"conditioning {base.dtype}", identity, base.text.condition)
+
+    def prepare(self, captions: Iterable[str]) -> None:
+        self._cache.prepare(captions)
+
+    def get(self, captions: Sequence[str]) -> Tensor:
+        return pad_rows([self._cache.get(caption) for caption in captions]).to(self._base.device, self._base.dtype)
+
+
+class TrainedText:
+    """The encoder's states from the cache, and from them, at each step, the conditioner with its adapter."""
+
+    def __init__(self, folder: Path, base: Base, identity: str) -> None:
+        self._base = base
+        self._cache = TextCache(folder, f"encoder states {base.dtype}", identity, self._states)
+
+    def prepare(self, captions: Iterable[str]) -> None:
+        self._cache.prepare(captions)
+
+    def get(self, captions: Sequence[str]) -> Tensor:
+        return pad_rows([self._condition(caption) for caption in captions]).to(self._base.dtype)
+
+    def _condition(self, caption: str) -> Tensor:
+        base = self._base
+        states = self._cache.get(caption).to(base.device).unsqueeze(0)
+        ids = base.text.t5_tokenizer(caption, truncation=False)["input_ids"]
+        with torch.autocast(base.device.type, base.dtype, enabled=base.dtype != torch.float32):
+            rows: Tensor = base.text.conditioner(states, torch.tensor([ids], device=base.device))
+        return rows[0]
+
+    @torch.inference_mode()
+    def _states(self, caption: str) -> Tensor:
+        """(tokens, dim): what `anima.text` feeds the conditioner."""
+        text = self._base.text
+        ids = text.tokenizer(caption, add_special_tokens=False)["input_ids"] or [text.tokenizer.pad_token_id]
+        states: Tensor = text.encoder(input_ids=torch.tensor([ids], device=text.encoder.device)).last_hidden_state
+        return states[0]
