@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from anima.prompt import read_prompt
 from anima.vocabulary import t5_tokenizer, unknown_words

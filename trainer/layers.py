@@ -12,18 +12,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from anima.lora import TARGETS
+from anima.adapters.names import Component, layer_at
+from anima.lora import target_names
 from orchestrator.core.errors import ConfigError
 
 PREFIX = "diffusion_model."
-MODULATION = tuple(
-    (f"adaln_modulation_{part}.{number}", f"norm{place}.linear_{number}")
-    for place, part in enumerate(("self_attn", "cross_attn", "mlp"), start=1)
-    for number in (1, 2)
-)
-"""The modulation of one block: the original name, and the module of diffusers that holds it."""
-CONDITIONER = tuple(f"{part}_attn.{side}_proj" for part in ("self", "cross") for side in "qkv")
-CONDITIONER_REST = ("self_attn.o_proj", "cross_attn.o_proj", "mlp.0", "mlp.2")
+_MODULATION = re.compile(r"blocks\.\d+\.adaln_modulation_")
+_CONDITIONER_QKV = re.compile(r"llm_adapter\.blocks\.\d+\.(self|cross)_attn\.[qkv]_proj")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +34,16 @@ class Layers:
 
 def chosen_layers(targets: str, transformer: nn.Module, conditioner: nn.Module) -> Layers:
     """The layers of a named set or a regular expression. Raises ConfigError for an expression that matches none."""
-    usual = _named(transformer, "transformer_blocks", "blocks", TARGETS)
-    modulation = _named(transformer, "transformer_blocks", "blocks", MODULATION)
-    conditioning = _named(conditioner, "blocks", "llm_adapter.blocks", ((m, m) for m in CONDITIONER))
+    usual = target_names(transformer)
+    inside, beside = _linear_layers("transformer", transformer), _linear_layers("text_conditioner", conditioner)
     if targets == "dit-280":
         return Layers(usual, {})
     if targets == "toolkit-316":
-        return Layers(usual, conditioning)
+        return Layers(usual, _matching(_CONDITIONER_QKV, beside))
     if targets == "with-adaln-448":
-        return Layers(usual | modulation, {})
-    conditioning |= _named(conditioner, "blocks", "llm_adapter.blocks", ((m, m) for m in CONDITIONER_REST))
+        return Layers(usual | _matching(_MODULATION, inside), {})
     pattern = re.compile(targets)
-    found = Layers(_matching(pattern, usual | modulation), _matching(pattern, conditioning))
+    found = Layers(_matching(pattern, inside), _matching(pattern, beside))
     if not len(found):
         some = ", ".join(name.removeprefix(PREFIX) for name in list(usual)[:2])
         raise ConfigError(f"{targets!r} matches no layer", where="train.targets", fix=f"names are like {some}")
@@ -72,14 +65,15 @@ def ranks_of(names: Iterable[str], ranks: Mapping[str, int]) -> dict[str, int]:
     return own
 
 
-def _named(component: nn.Module, modules: str, names: str, layers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Layers of every block of a component, block by block."""
-    blocks, layers = len(list(component.get_submodule(modules).children())), tuple(layers)
-    return {
-        f"{PREFIX}{names}.{block}.{original}": f"{modules}.{block}.{module}"
-        for block in range(blocks)
-        for original, module in layers
-    }
+def _linear_layers(component: Component, module: nn.Module) -> dict[str, str]:
+    """Every linear layer of the conditioner, or of the transformer's blocks: original name -> module.
+
+    The transformer's embeddings are left out: the padding mask is folded away, so they are not in their original shape.
+    """
+    linear = (path for path, child in module.named_modules() if isinstance(child, nn.Linear))
+    layers = [layer for path in linear if (layer := layer_at(component, path)) is not None]
+    inside = [layer for layer in layers if component != "transformer" or layer.original.startswith("blocks.")]
+    return {layer.comfy: layer.module for layer in inside}
 
 
 def _matching(pattern: re.Pattern[str], layers: Mapping[str, str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from anima.load import Base
+from anima.prompt import literal
 from anima.text import pad_rows
 from trainer.cache import TextCache
 
@@ -54,7 +55,7 @@ class TrainedText:
     def _condition(self, caption: str) -> Tensor:
         base = self._base
         states = self._cache.get(caption).to(base.device).unsqueeze(0)
-        ids = base.text.t5_tokenizer(caption, truncation=False)["input_ids"]
+        ids = base.text.tokens(literal(caption)).t5
         with torch.autocast(base.device.type, base.dtype, enabled=base.dtype != torch.float32):
             rows: Tensor = base.text.conditioner(states, torch.tensor([ids], device=base.device))
         return rows[0]
@@ -63,6 +64,6 @@ class TrainedText:
     def _states(self, caption: str) -> Tensor:
         """(tokens, dim): what `anima.text` feeds the conditioner."""
         text = self._base.text
-        ids = text.tokenizer(caption, add_special_tokens=False)["input_ids"] or [text.tokenizer.pad_token_id]
-        states: Tensor = text.encoder(input_ids=torch.tensor([ids], device=text.encoder.device)).last_hidden_state
+        ids = torch.tensor([text.tokens(literal(caption)).qwen], device=text.encoder.device)
+        states: Tensor = text.encoder(input_ids=ids).last_hidden_state
         return states[0]

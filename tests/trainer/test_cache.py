@@ -11,6 +11,7 @@ from PIL import Image
 
 from anima.base import POCKET, base_sha256
 from anima.load import Base, load_base
+from anima.text import pad_rows
 from orchestrator.core.errors import DatasetError
 from tests.trainer.small_datasets import read
 from trainer.cache import LatentCache, View, identities
@@ -109,7 +110,9 @@ def test_a_picture_that_changed_since_it_was_looked_at_is_refused(base: Base, da
 def test_conditionings_are_those_the_drawing_side_uses(base: Base, tmp_path: Path) -> None:
     FrozenText(tmp_path, base, "text").prepare(CAPTIONS)
     assert len(entries(tmp_path)) == 3
-    assert torch.equal(FrozenText(tmp_path, base, "text").get(CAPTIONS), base.text.condition_batch(CAPTIONS))
+    assert torch.equal(
+        FrozenText(tmp_path, base, "text").get(CAPTIONS), pad_rows([base.text.condition(c) for c in CAPTIONS])
+    )
 
 
 def test_a_caption_that_was_not_prepared_is_encoded_and_not_kept(base: Base, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def real() -> tuple[CosmosTransformer3DModel, AnimaTextConditioner]:
         ("toolkit-316", 280, 36),
         ("with-adaln-448", 448, 0),
         (r"^blocks\.\d+\.cross_attn", 112, 0),
-        (r"llm_adapter", 0, 60),
+        (r"llm_adapter\.blocks", 0, 60),
         (r"blocks\.(0|27)\.mlp\.layer", 4, 0),
     ],
 )
