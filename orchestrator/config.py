@@ -1,4 +1,4 @@
-"""One YAML is one study: OmegaConf reads it, merges `key=value` overrides, resolves `${...}`; frozen models check it.
+"""One YAML is one study: read with `key=value` overrides on top (`trainer/settings.py`), checked by frozen models.
 
 The parts sit beside their owners (`trainer/config.py`, `evaluators/config.py`, `infra/config.py`); this file composes
 them. Bad input is one ConfigError that names the file, the dotted key and the nearest key that exists.
@@ -6,26 +6,22 @@ them. Bad input is one ConfigError that names the file, the dotted key and the n
 
 from __future__ import annotations
 
-import difflib
-import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
-from yaml import YAMLError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from anima.sources.config import BaseSources
 from evaluators.config import DecideConfig, GridConfig, JudgeConfig
 from evaluators.judges.look import CharacterLook
 from infra.config import ClusterConfig
-from orchestrator.core.errors import ConfigError, StudyError
+from orchestrator.core.errors import ConfigError
 from orchestrator.core.layout import Layout, safe_name
 from trainer.captions import check_mirroring, one_sided_marks
-from trainer.config import DatasetConfig, TrainConfig
+from trainer.config import DatasetConfig, TrainConfig, complete_trials
+from trainer.settings import checked, nearest, read_yaml
 
 
 class _Frozen(BaseModel):
@@ -65,14 +61,7 @@ class StudyConfig(_Frozen):
     @model_validator(mode="before")
     @classmethod
     def _complete_trials(cls, data: Any) -> Any:
-        """Each trial is `train` with its own keys on top."""
-        if not isinstance(data, Mapping):
-            return data
-        common = data.get("train") or {}
-        trials = data.get("trials") or {"main": {}}
-        if not isinstance(common, Mapping) or not isinstance(trials, Mapping):
-            return data
-        return {**data, "trials": {name: {**common, **(own or {})} for name, own in trials.items()}}
+        return complete_trials(data)
 
     @field_validator("study")
     @classmethod
@@ -91,7 +80,7 @@ class StudyConfig(_Frozen):
         for prompt in self.grid.prompts:
             for who in prompt.cast:
                 if who not in self.cast:
-                    near = _nearest(who, self.cast)
+                    near = nearest(who, self.cast)
                     raise ConfigError(
                         f"prompt {prompt.name!r} shows {who!r}, who is not in the cast", where="grid.prompts", fix=near
                     )
@@ -122,117 +111,12 @@ class StudyConfig(_Frozen):
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Read a study's YAML with `key=value` overrides on top. Every fault is a ConfigError of one line."""
-    data = _read(path, overrides)
-    try:
-        return StudyConfig.model_validate(data)
-    except ValidationError as error:
-        raise _first_fault(error, path, overrides) from error
-    except StudyError as error:
-        raise ConfigError(
-            error.what, where=f"{path}: {error.where}" if error.where else str(path), fix=error.fix
-        ) from None
+    return checked(StudyConfig, read_yaml(path, overrides), path, overrides)
 
 
 def parse_config(data: Mapping[str, Any]) -> StudyConfig:
     """The configuration a ledger recorded."""
     return StudyConfig.model_validate(data)
-
-
-def _read(path: Path, overrides: Sequence[str]) -> Any:
-    if not path.is_file():
-        raise ConfigError("there is no such file", where=str(path), fix=_similar_file(path))
-    try:
-        merged = OmegaConf.load(path)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ConfigError(f"not readable as YAML: {_one_line(error)}", where=str(path)) from error
-    if not OmegaConf.is_dict(merged):
-        raise ConfigError("a study is a mapping of keys, this is something else", where=str(path))
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"cannot read override {override!r}", where="command line", fix="write key=value")
-        try:
-            value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"]  # type: ignore[index,call-overload]
-            both_mappings = isinstance(value, dict) and OmegaConf.is_dict(OmegaConf.select(merged, key))
-            OmegaConf.update(merged, key, value, merge=both_mappings, force_add=True)
-        except (YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, IndexError) as error:
-            raise ConfigError(
-                f"cannot apply override {override!r}: {_one_line(error)}", where="command line"
-            ) from error
-    try:
-        return OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(_one_line(error), where=str(path)) from error
-
-
-def _first_fault(error: ValidationError, path: Path, overrides: Sequence[str]) -> ConfigError:
-    """The first thing wrong, unknown keys before all others: they usually explain the rest."""
-    faults = error.errors(include_url=False)
-    fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
-    steps, model = _walk(fault["loc"])
-    dotted = ".".join(str(step) for step in steps)
-    overridden = next((o for o in overrides if o.partition("=")[0] == dotted), None)
-    where = f"command line: {overridden}" if overridden else str(path)
-    if fault["type"] == "extra_forbidden":
-        known = list(model.model_fields) if model else []
-        return ConfigError(f"unknown key {dotted!r}", where=where, fix=_nearest(str(steps[-1]), known))
-    if fault["type"] == "missing":
-        return ConfigError(f"key {dotted!r} is missing", where=where)
-    return ConfigError(f"{dotted}: {_complaint(fault)}", where=where)
-
-
-def _complaint(fault: ErrorDetails) -> str:
-    message = fault["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    value = fault["input"]
-    return message if isinstance(value, Mapping | list | tuple) else f"{message}, got {value!r}"
-
-
-def _walk(location: Iterable[int | str]) -> tuple[list[int | str], type[BaseModel] | None]:
-    """The dotted steps a reader of the YAML would write, and the model the last step was looked up in."""
-    steps: list[int | str] = []
-    annotation: Any = StudyConfig
-    owner: type[BaseModel] | None = None
-    for step in location:
-        models = [m for m in _alternatives(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
-        if any(step == m.__name__ for m in models) or (
-            isinstance(step, str) and step.startswith(("tuple[", "function-"))
-        ):
-            continue
-        steps.append(step)
-        owner = models[0] if models else None
-        if owner is not None:
-            known = owner.model_fields.get(str(step))
-            annotation = known.annotation if known else None
-        else:
-            annotation = _element(annotation)
-    return steps, owner
-
-
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-
-
-def _element(annotation: Any) -> Any:
-    """What a list or a mapping holds."""
-    inner = [a for a in get_args(annotation) if a is not Ellipsis]
-    return inner[-1] if inner else None
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    if near := difflib.get_close_matches(name, known, n=1, cutoff=0.5):
-        return f"did you mean {near[0]!r}?"
-    return f"known: {', '.join(known)}" if known else ""
-
-
-def _similar_file(path: Path) -> str:
-    here = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
-    return _nearest(str(path), here) if here else "give the path of a study's YAML"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).partition("full_key:")[0].split())
 
 
 def to_data(config: StudyConfig) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from orchestrator.config import StudyConfig, load_config, to_data, to_yaml
 from orchestrator.controller import Controller, Interrupted, Watcher
 from orchestrator.core.errors import MissingError, StudyError
 from orchestrator.core.layout import Layout
+from orchestrator.core.lock import sole_driver
 from orchestrator.crew import Crew, InlineCrew, Workers
 from orchestrator.ledger import Event, Ledger, read_events
-from orchestrator.lock import sole_driver
 from orchestrator.policy import Target
 from orchestrator.preflight import dataset_root, missing
 from orchestrator.state import StudyState, replay

@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainer.config import SIDE, BucketConfig
+from orchestrator.core.errors import ConfigError
+from trainer.config import SIDE, BucketConfig, TrainConfig
+from trainer.dataset import Dataset
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -21,6 +23,21 @@ class Fit:
     """Its sides are multiplied by this before it is cropped; above 1 it is enlarged."""
     cropped: float
     """Share of its area that is cut off."""
+
+
+def training_fits(dataset: Dataset, config: TrainConfig) -> tuple[Fit, ...]:
+    """The training size of every item, in order. Raises ConfigError when no bucket is as small as the resolution."""
+    pictures = [(item.picture.width, item.picture.height) for item in dataset.items]
+    if config.buckets is None:
+        return tuple(fit(picture, config.resolution) for picture in pictures)
+    sizes = bucket_sizes(config.resolution, config.buckets)
+    if not sizes:
+        raise ConfigError(
+            f"no bucket of at least {config.buckets.min_side} pixels a side has the area of {config.resolution}",
+            where="train.buckets",
+            fix="lower min_side, or raise resolution",
+        )
+    return tuple(choose(picture, sizes, config.buckets) for picture in pictures)
 
 
 def fit(picture: Size, size: Size) -> Fit:

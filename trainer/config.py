@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -237,6 +238,16 @@ class TrainConfig(_Frozen):
     def images_per_step(self) -> int:
         """Pictures behind one optimizer step."""
         return self.batch * self.grad_accum
+
+
+def complete_trials(data: Any) -> Any:
+    """A study's plain data with each trial as `train` with its own keys on top, one called `main` when left out."""
+    if not isinstance(data, Mapping):
+        return data
+    common, trials = data.get("train") or {}, data.get("trials") or {"main": {}}
+    if not isinstance(common, Mapping) or not isinstance(trials, Mapping):
+        return data
+    return {**data, "trials": {name: {**common, **(own or {})} for name, own in trials.items()}}
 
 
 def _compiles(pattern: str) -> None:

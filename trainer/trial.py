@@ -14,14 +14,13 @@ from pathlib import Path
 import torch
 
 from anima.adapter_files import AdapterMetadata, write_adapter
-from orchestrator.core.errors import ConfigError, DatasetError, StudyError
+from orchestrator.core.errors import DatasetError, StudyError
 from orchestrator.core.files import write_whole
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Checkpoint
 from orchestrator.core.version import VERSION
-from trainer.buckets import Fit, bucket_sizes, choose, fit
+from trainer.buckets import training_fits
 from trainer.checkpoints import intact_checkpoints, publish, saved_epochs
-from trainer.config import TrainConfig
 from trainer.dataset import Dataset, read_dataset
 from trainer.facts import CheckpointSaved, EpochStarted, TrialFact
 from trainer.guards import NotFinite, mark_diverged, refuse_diverged
@@ -36,7 +35,7 @@ from trainer.team import join_team
 
 log = logging.getLogger(__name__)
 
-__all__ = ["TrialJob", "run_trial", "training_fits", "trial_dataset"]
+__all__ = ["TrialJob", "run_trial", "trial_dataset"]
 
 
 def run_trial(job: TrialJob) -> Iterator[TrialFact]:
@@ -154,21 +153,6 @@ def trial_dataset(job: TrialJob, layout: Layout) -> Dataset:
             fix="run the same command again: it will train the edited one as another trial",
         )
     return hold_to_record(layout.trial(job.trial), dataset)
-
-
-def training_fits(dataset: Dataset, config: TrainConfig) -> tuple[Fit, ...]:
-    """The training size of every item, in order. Raises ConfigError when no bucket is as small as the resolution."""
-    pictures = [(item.picture.width, item.picture.height) for item in dataset.items]
-    if config.buckets is None:
-        return tuple(fit(picture, config.resolution) for picture in pictures)
-    sizes = bucket_sizes(config.resolution, config.buckets)
-    if not sizes:
-        raise ConfigError(
-            f"no bucket of at least {config.buckets.min_side} pixels a side has the area of {config.resolution}",
-            where="train.buckets",
-            fix="lower min_side, or raise resolution",
-        )
-    return tuple(choose(picture, sizes, config.buckets) for picture in pictures)
 
 
 def _out_of_memory(session: Session) -> StudyError:

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.__main__ import main
 from orchestrator.core.errors import BusyError
-from orchestrator.lock import sole_driver
+from orchestrator.core.lock import sole_driver
 
 QUICK = "conf/quickstart.yaml"
 
@@ -36,7 +36,7 @@ def test_a_study_that_lacks_things_ends_with_a_line_each_and_exit_code_3(
 def test_a_study_that_somebody_runs_is_refused_with_exit_code_5(tmp_path: Path) -> None:
     """The lock is held by another process, as it really would be."""
     code = (
-        "import sys; from pathlib import Path; from orchestrator.lock import sole_driver\n"
+        "import sys; from pathlib import Path; from orchestrator.core.lock import sole_driver\n"
         "with sole_driver(Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()"
     )
     lock = tmp_path / "driver.lock"

@@ -16,9 +16,9 @@ from anima.base import POCKET
 from orchestrator.config import StudyConfig, load_config
 from orchestrator.core.errors import BusyError, DatasetError, WeightsError
 from orchestrator.core.layout import Layout
+from orchestrator.core.lock import sole_driver
 from orchestrator.crew import Crew, InlineCrew
 from orchestrator.ledger import read_events
-from orchestrator.lock import sole_driver
 from orchestrator.run import Study, drive, prepare, run_study
 from tests.orchestrator.scripted import ScriptedWorkers
 

@@ -15,12 +15,13 @@ from anima.base import POCKET, base_sha256
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Checkpoint
 from tests.trainer.small_datasets import TRIGGERS
+from trainer.buckets import training_fits
 from trainer.config import BucketConfig, DatasetConfig, DrawnDataset, TrainConfig
 from trainer.drawn import ensure_drawn_dataset
 from trainer.facts import CheckpointSaved, StepLogged, TrialFact
 from trainer.session import Session
 from trainer.team import Team
-from trainer.trial import TrialJob, training_fits, trial_dataset
+from trainer.trial import TrialJob, trial_dataset
 
 TRAIN = TrainConfig(
     epochs=3,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.trainer.small_datasets import put, read
+from trainer.buckets import training_fits
 from trainer.config import BucketConfig, TrainConfig
 from trainer.report import dataset_report
-from trainer.trial import training_fits
 
 
 def test_it_tells_who_how_often_at_which_size_and_what_is_lost(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from orchestrator.core.layout import Layout
 from tests.trainer.pocket_trials import TRAIN, make_job, make_session, saved
 from trainer.config import DrawnDataset, TrainConfig
 from trainer.drawn import ensure_drawn_dataset
+from trainer.importing.kohya import WITH_CONDITIONER
 from trainer.layers import chosen_layers, ranks_of
 from trainer.trial import run_trial
 
@@ -39,6 +40,7 @@ def real() -> tuple[CosmosTransformer3DModel, AnimaTextConditioner]:
         ("with-adaln-448", 448, 0),
         (r"^blocks\.\d+\.cross_attn", 112, 0),
         (r"llm_adapter\.blocks", 0, 60),
+        (WITH_CONDITIONER, 280, 60),
         (r"blocks\.(0|27)\.mlp\.layer", 4, 0),
     ],
 )

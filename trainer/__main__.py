@@ -1,0 +1,98 @@
+"""python -m trainer: parse, import what the command needs, run it; bad input ends in one clear line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    options = parser().parse_args(arguments)
+    from orchestrator.core.errors import StudyError
+
+    try:
+        return int(options.command(options))
+    except StudyError as error:
+        print(f"error: {error}".replace("\n", "\nerror: "), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Stopped. The same command continues.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output left; what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m trainer",
+        description="Train LoRAs alone: no Ray, no grid, no judge. Studies find what it trained.",
+    )
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    run = commands.add_parser(
+        "run",
+        help="train, or go on training, the trials of a YAML",
+        description="Train the trials of a YAML, one by one. For several GPUs: accelerate launch -m trainer run CONF",
+    )
+    _add_study(run)
+    run.add_argument("--trial", metavar="NAME", help="only this one")
+    run.set_defaults(command=_run)
+
+    check = commands.add_parser(
+        "check",
+        help="what becomes of every picture: sizes, crops, what is left out",
+        description="Read the dataset of a YAML and report on it. Nothing is trained and no model is loaded.",
+    )
+    _add_study(check)
+    check.set_defaults(command=_check)
+
+    imported = commands.add_parser(
+        "import",
+        help="read the settings of another trainer",
+        description="Write the YAML that trains what another trainer's file trains, and list every key it cannot carry."
+        " Reads AnimaLoraToolkit's YAML, and kohya's dataset and argument files (TOML).",
+    )
+    imported.add_argument("file", metavar="FILE", type=Path, help="the other trainer's file")
+    imported.add_argument("--to", metavar="CONF", type=Path, help="write there instead of to the terminal")
+    imported.set_defaults(command=_import)
+    return top
+
+
+def _add_study(command: argparse.ArgumentParser) -> None:
+    command.add_argument("conf", metavar="CONF", type=Path, help="the study's YAML, like conf/quickstart.yaml")
+    command.add_argument(
+        "overrides", metavar="KEY=VALUE", nargs="*", help="set a key of the YAML, like train.learning_rate=1e-3"
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from trainer.commands.run import run
+
+    return run(options.conf, options.overrides, options.trial, Console())
+
+
+def _check(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from trainer.commands.check import check
+
+    return check(options.conf, options.overrides, Console())
+
+
+def _import(options: argparse.Namespace) -> int:
+    from trainer.commands.importing import import_settings
+
+    return import_settings(options.file, options.to)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""The part of a study's YAML that training needs, for training without the rest. Torch-free.
+
+The same file serves `python -m orchestrator`: its grid, judge and cluster are passed over here, a trial gets the same
+name, and what was trained is found by either.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from anima.base import base_folder, base_sha256, missing_parts
+from orchestrator.core.errors import ConfigError, MissingError
+from orchestrator.core.layout import Layout, safe_name
+from trainer.captions import check_mirroring, one_sided_marks
+from trainer.config import DatasetConfig, TrainConfig, complete_trials
+from trainer.dataset import Dataset, read_dataset
+from trainer.identity import trial_id
+from trainer.job import TrialJob
+from trainer.settings import checked, read_yaml
+
+HUB = "hf://"
+
+
+class TrainingStudy(BaseModel):
+    """What to train, on what, and where it goes."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    study: str
+    base: str
+    cast: dict[str, Any] = Field(min_length=1)
+    """The characters to learn: trigger word -> her look, in any words, or nothing."""
+    dataset: DatasetConfig = DatasetConfig()
+    train: TrainConfig = TrainConfig()
+    trials: dict[str, TrainConfig] = Field(min_length=1)
+    volume: str = "runs"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, data: Any) -> Any:
+        """Refuse what looks like a slip: other sections are none of our business, but `trian` is."""
+        for key in data if isinstance(data, Mapping) else ():
+            near = difflib.get_close_matches(str(key), list(cls.model_fields), n=1, cutoff=0.75)
+            if key not in cls.model_fields and near:
+                raise ConfigError(f"unknown key {key!r}", fix=f"did you mean {near[0]!r}?")
+        return complete_trials(data)
+
+    @field_validator("study")
+    @classmethod
+    def _study_is_a_name(cls, study: str) -> str:
+        return safe_name(study, what="study")
+
+    @field_validator("trials")
+    @classmethod
+    def _trials_are_names(cls, trials: dict[str, TrainConfig]) -> dict[str, TrainConfig]:
+        for name in trials:
+            safe_name(name, what="trial")
+        return trials
+
+    @model_validator(mode="after")
+    def _mirrors_spare_one_sided_marks(self) -> TrainingStudy:
+        for train in self.trials.values():
+            check_mirroring(train, one_sided_marks(self.cast, self.dataset.one_sided))
+        return self
+
+    @property
+    def triggers(self) -> tuple[str, ...]:
+        """The trigger words, in the order of the YAML."""
+        return tuple(self.cast)
+
+    def layout(self) -> Layout:
+        """The study's folder."""
+        return Layout((Path(self.volume) / self.study).resolve())
+
+    def dataset_root(self) -> Path:
+        """Where its pictures are."""
+        root = self.dataset.root or ("." if self.dataset.folders else "")
+        return Path(root).expanduser() if root else self.layout().dataset
+
+    def read_dataset(self) -> Dataset:
+        """Its pictures and captions, checked. Raises DatasetError."""
+        return read_dataset(self.dataset_root(), self.dataset, self.triggers)
+
+    def jobs(self, dataset: Dataset) -> dict[str, TrialJob]:
+        """What is to be trained, by the trials' names. Raises MissingError for a base that is not there."""
+        folder = resolve_base(self.base).resolve()
+        base_hash = base_sha256(folder)
+
+        def job(name: str, train: TrainConfig) -> TrialJob:
+            identity = trial_id(
+                name, train, triggers=self.triggers, dataset_sha256=dataset.sha256, base_sha256=base_hash
+            )
+            return TrialJob(
+                trial=identity,
+                study_root=str(self.layout().root),
+                base=str(folder),
+                base_sha256=base_hash,
+                dataset_root=str(self.dataset_root().resolve()),
+                dataset=self.dataset,
+                train=train,
+                triggers=self.triggers,
+                dataset_sha256=dataset.sha256,
+            )
+
+        return {name: job(name, train) for name, train in self.trials.items()}
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> TrainingStudy:
+    """Read a study's YAML with `key=value` overrides on top. Every fault is a ConfigError of one line."""
+    return checked(TrainingStudy, read_yaml(path, overrides), path, overrides)
+
+
+def resolve_base(base: str) -> Path:
+    """The folder of a base; `hf://owner/model` is looked for in the hub's local cache, nothing is fetched.
+
+    Raises MissingError for one that is not there, or not whole.
+    """
+    if base.startswith(HUB):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+        name = base.removeprefix(HUB)
+        try:
+            return Path(snapshot_download(name, local_files_only=True))
+        except HFValidationError as error:
+            raise ConfigError(f"cannot read base {base!r}", where="base", fix="write hf://owner/model") from error
+        except LocalEntryNotFoundError as error:
+            fix = f"fetch it once: hf download {name}"
+            raise MissingError(f"base {base} is not in the hub's local cache", fix=fix) from error
+    folder = base_folder(base)
+    if missing := missing_parts(folder):
+        raise MissingError(
+            f"base weights are missing: no {', '.join(missing)}",
+            where=str(folder),
+            fix="put a model in diffusers layout there, or set base: pocket",
+        )
+    return folder
