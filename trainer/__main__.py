@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         help="train, or go on training, the trials of a YAML",
-        description="Train the trials of a YAML, one by one. For several GPUs: accelerate launch -m trainer run CONF",
+        description="Train the trials of a YAML. Several GPUs: torchrun --nproc_per_node 2 -m trainer run CONF",
     )
     _add_study(run)
     run.add_argument("--trial", metavar="NAME", help="only this one")

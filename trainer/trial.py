@@ -53,10 +53,14 @@ def run_trial(job: TrialJob) -> Iterator[TrialFact]:
         return
     refuse_diverged(layout.trial(job.trial), job.trial)
     _prepare_torch(config.threads)
+    if not team.leads:
+        team.wait()
     dataset = trial_dataset(job, layout)
     fits = training_fits(dataset, config)
     if team.leads:
         write_whole(layout.trial(job.trial) / "dataset.txt", dataset_report(dataset, fits))
+        # The others find the record of the dataset, and never write it.
+        team.wait()
     yield from _train_guarded(Session(job, layout, dataset, fits, team), missing)
 
 

@@ -52,6 +52,8 @@ def _train(job: TrialJob, team: Team, console: Console) -> None:
         for _ in facts:
             pass
         return
+    together = f" | {team.size} processes" if team.size > 1 else ""
+    console.print(f"trial {job.trial}{together}", markup=False, highlight=False, soft_wrap=True)
     with _watching(job, console) as watch:
         for fact in facts:
             watch.tell(fact)
@@ -81,7 +83,6 @@ class _Watch:
 
 @contextmanager
 def _watching(job: TrialJob, console: Console) -> Iterator[_Watch]:
-    console.print(f"trial {job.trial}", markup=False, highlight=False, soft_wrap=True)
     bars = Progress(
         TextColumn("training"),
         BarColumn(bar_width=None),
