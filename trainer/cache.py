@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anima.base import content_sha256
 from anima.load import Base
 from orchestrator.core.errors import DatasetError
 from orchestrator.core.identity import digest, folder_sha256
@@ -56,8 +57,8 @@ def identities(base: Path, base_sha256: str) -> Identities:
     """By content of the parts concerned, so that another transformer finds the same entries."""
     if not all((base / part).is_dir() for part in ("vae", *_TEXT_PARTS)):
         return Identities(base_sha256, base_sha256)
-    text = {part: folder_sha256(base / part) for part in _TEXT_PARTS}
-    return Identities(folder_sha256(base / "vae"), digest(text, length=64))
+    text = {part: folder_sha256(base / part, file_hash=content_sha256) for part in _TEXT_PARTS}
+    return Identities(folder_sha256(base / "vae", file_hash=content_sha256), digest(text, length=64))
 
 
 class LatentCache:

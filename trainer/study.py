@@ -7,14 +7,17 @@ name, and what was trained is found by either.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from anima.base import base_folder, base_sha256, missing_parts
-from orchestrator.core.errors import ConfigError, MissingError
+from anima.base import base_sha256
+from anima.match import inspect_base
+from anima.sources.config import BaseSources
+from anima.sources.obtain import obtain_base
+from orchestrator.core.errors import ConfigError
 from orchestrator.core.layout import Layout, safe_name
 from trainer.captions import check_mirroring, one_sided_marks
 from trainer.config import DatasetConfig, TrainConfig, complete_trials
@@ -23,8 +26,6 @@ from trainer.identity import trial_id
 from trainer.job import TrialJob
 from trainer.settings import checked, read_yaml
 
-HUB = "hf://"
-
 
 class TrainingStudy(BaseModel):
     """What to train, on what, and where it goes."""
@@ -32,7 +33,7 @@ class TrainingStudy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     study: str
-    base: str
+    base: BaseSources | str
     cast: dict[str, Any] = Field(min_length=1)
     """The characters to learn: trigger word -> her look, in any words, or nothing."""
     dataset: DatasetConfig = DatasetConfig()
@@ -86,9 +87,13 @@ class TrainingStudy(BaseModel):
         """Its pictures and captions, checked. Raises DatasetError."""
         return read_dataset(self.dataset_root(), self.dataset, self.triggers)
 
-    def jobs(self, dataset: Dataset) -> dict[str, TrialJob]:
-        """What is to be trained, by the trials' names. Raises MissingError for a base that is not there."""
-        folder = resolve_base(self.base).resolve()
+    def jobs(self, dataset: Dataset, *, tell: Callable[[str], None] = lambda _: None) -> dict[str, TrialJob]:
+        """What is to be trained, by the trials' names. What of the base is elsewhere is fetched; `tell` hears of it.
+
+        Raises ConfigError, MissingError, VolumeError or WeightsError for a base that cannot be had.
+        """
+        folder = obtain_base(self.base, tell=tell).resolve()
+        inspect_base(folder)
         base_hash = base_sha256(folder)
 
         def job(name: str, train: TrainConfig) -> TrialJob:
@@ -113,30 +118,3 @@ class TrainingStudy(BaseModel):
 def load_study(path: Path, overrides: Sequence[str] = ()) -> TrainingStudy:
     """Read a study's YAML with `key=value` overrides on top. Every fault is a ConfigError of one line."""
     return checked(TrainingStudy, read_yaml(path, overrides), path, overrides)
-
-
-def resolve_base(base: str) -> Path:
-    """The folder of a base; `hf://owner/model` is looked for in the hub's local cache, nothing is fetched.
-
-    Raises MissingError for one that is not there, or not whole.
-    """
-    if base.startswith(HUB):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-        name = base.removeprefix(HUB)
-        try:
-            return Path(snapshot_download(name, local_files_only=True))
-        except HFValidationError as error:
-            raise ConfigError(f"cannot read base {base!r}", where="base", fix="write hf://owner/model") from error
-        except LocalEntryNotFoundError as error:
-            fix = f"fetch it once: hf download {name}"
-            raise MissingError(f"base {base} is not in the hub's local cache", fix=fix) from error
-    folder = base_folder(base)
-    if missing := missing_parts(folder):
-        raise MissingError(
-            f"base weights are missing: no {', '.join(missing)}",
-            where=str(folder),
-            fix="put a model in diffusers layout there, or set base: pocket",
-        )
-    return folder

@@ -15,7 +15,7 @@ from orchestrator.core.lock import sole_driver
 from orchestrator.run import prepare
 from trainer.__main__ import main
 from trainer.checkpoints import published_checkpoints
-from trainer.study import load_study, resolve_base
+from trainer.study import load_study
 
 QUICK = Path("conf/quickstart.yaml")
 SMALL = [
@@ -120,11 +120,18 @@ def test_sections_of_others_and_looks_in_any_words_are_passed_over() -> None:
     assert study.triggers == ("kanachan", "keichan", "koharu", "reina")
 
 
-def test_a_base_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(MissingError, match="hf download owner/model"):
-        resolve_base("hf://owner/model")
-    with pytest.raises(ConfigError, match="hf://owner/model"):
-        resolve_base("hf://owner/model/more")
-    with pytest.raises(MissingError, match="no transformer"):
-        resolve_base(str(tmp_path))
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("nowhere/at/all", "there is no such file"),
+        ("hf://owner/model/one.safetensors", "is one file"),
+        ("ftp://x", "ftp://"),
+    ],
+)
+def test_a_base_that_cannot_be_had_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], base: str, message: str
+) -> None:
+    assert main(["run", *small(tmp_path, f"base={base}")]) > 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from anima.sources.config import BaseSources
 from orchestrator.core.errors import ConfigError
 from trainer.__main__ import main
 from trainer.commands.importing import read_settings
@@ -71,6 +72,7 @@ TOOLKIT: dict[str, Any] = {
 }
 """Every key its trainer reads."""
 CARRIED = {
+    "transformer_path", "vae_path", "text_encoder_path",
     "data_dir", "resolution", "repeats", "shuffle_caption", "keep_tokens", "flip_augment", "tag_dropout", "prefer_json",
     "cache_latents", "lora_type", "lora_rank", "lora_alpha", "epochs", "batch_size", "grad_accum", "learning_rate",
     "mixed_precision", "grad_checkpoint", "output_dir", "output_name", "save_every", "save_state_every", "seed",
@@ -98,6 +100,8 @@ def test_every_key_of_the_toolkit_is_carried_or_listed(tmp_path: Path) -> None:
     assert lost(made) == set(TOOLKIT) - CARRIED
     study = as_study(made)
     train = study.trials["main"]
+    assert isinstance(study.base, BaseSources)
+    assert study.base.transformer.source == "models/anima-preview.safetensors"
     assert (study.study, study.volume, study.dataset.root, study.dataset.repeats) == (
         "my_lora",
         "./output",
@@ -212,9 +216,6 @@ def test_kohyas_arguments_and_dataset_come_together(tmp_path: Path) -> None:
         False,
     )
     assert lost(made) == {
-        "pretrained_model_name_or_path",
-        "qwen3",
-        "vae",
         "network_module",
         "network_args rank_dropout",
         "optimizer_type",

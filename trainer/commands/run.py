@@ -31,6 +31,8 @@ def run(conf: Path, overrides: Sequence[str], only: str | None, console: Console
         if team.leads:
             stack.enter_context(sole_driver(study.layout().lock))
             _draw_dataset(study)
+            study.jobs(study.read_dataset(), tell=lambda said: console.print(said, markup=False, highlight=False))
+        # The others find the pictures drawn and the base fetched.
         team.wait()
         jobs = study.jobs(study.read_dataset())
         for name, job in jobs.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.core.errors import ConfigError
-from trainer.importing.settings import BASE, Imported, Lost, Settings, study_name, whole_patches
+from trainer.importing.settings import Imported, Lost, Settings, base_of, study_name, whole_patches
 
 DEFAULTS: Mapping[str, Any] = {
     "network_dim": 4,
@@ -65,7 +65,13 @@ WITH_CONDITIONER = r"_attn\.\w+_proj|\.mlp\."
 _OPTIMIZERS = {"adamw": "adamw", "adamw8bit": "adamw", "pagedadamw8bit": "adamw", "adafactor": "adafactor"}
 _SCHEDULES = {"constant": "constant", "constant_with_warmup": "constant", "cosine": "cosine", "linear": "linear"}
 _ALWAYS = "always so here"
-_PARTS = "the base is one folder with all its parts: set `base`"
+_FILES = {
+    "transformer": "pretrained_model_name_or_path",
+    "text_encoder": "qwen3",
+    "vae": "vae",
+    "text_conditioner": "llm_adapter_path",
+}
+_PARTS = "not all parts of the base are named: set `base`"
 _ATTENTION = "attention is torch's own"
 _REASONS = {
     "pretrained_model_name_or_path": _PARTS, "qwen3": _PARTS, "vae": _PARTS, "llm_adapter_path": _PARTS,
@@ -107,7 +113,7 @@ def from_kohya(given: Mapping[str, Any], file: Path, read: Any) -> Imported:
     keys.taken |= {*DATASET_KEYS, *TRIAL_KEYS}
     data: dict[str, Any] = {
         "study": study_name(str(keys.take("output_name"))),
-        "base": BASE,
+        "base": base_of(keys, _FILES),
         "cast": {},
         "dataset": _dataset(own, keys, folders),
         "train": {**_train(keys, own, remarks), **_captions(own), **_sizes(own)},

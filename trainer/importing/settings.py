@@ -89,6 +89,15 @@ class Imported:
         return "".join(f"# {line}\n" for line in head) + OmegaConf.to_yaml(OmegaConf.create(dict(self.data)))
 
 
+def base_of(keys: Settings, names: Mapping[str, str]) -> str | dict[str, str]:
+    """A base out of single files, `names` being their keys by ours, if the three that are needed are given."""
+    given = {ours: str(value) for ours, theirs in names.items() if (value := keys.given.get(theirs))}
+    if not {"transformer", "text_encoder", "vae"} <= set(given):
+        return BASE
+    keys.taken |= {names[ours] for ours in given}
+    return given | {"tokenizers": BASE}
+
+
 def study_name(name: str) -> str:
     """A name for the study out of an output name: signs no file name should have become `_`."""
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name).strip("._-")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.importing.settings import BASE, Imported, Lost, Settings, study_name, whole_patches
+from trainer.importing.settings import Imported, Lost, Settings, base_of, study_name, whole_patches
 
 DEFAULTS: Mapping[str, Any] = {
     "data_dir": "",
@@ -42,13 +42,14 @@ DEFAULTS: Mapping[str, Any] = {
 SIGNATURE = frozenset({"lora_rank", "lora_type", "lora_alpha", "transformer_path", "sample_infer_steps", "prefer_json"})
 """Keys that tell this file from others."""
 
-_PARTS = "the base is one folder with all its parts: set `base`"
+_FILES = {"transformer": "transformer_path", "text_encoder": "text_encoder_path", "vae": "vae_path"}
+_PARTS = "not all parts of the base are named: set `base`"
 _PROGRESS = "progress is always shown, and every step is in metrics.jsonl"
 _REASONS = {
     "transformer_path": _PARTS,
     "vae_path": _PARTS,
     "text_encoder_path": _PARTS,
-    "t5_tokenizer_path": _PARTS,
+    "t5_tokenizer_path": "both tokenizers come from base.tokenizers",
     "lokr_factor": "LoKr is not trained here",
     "resume_lora": "training starts from its own states",
     "resume_state": "training finds its own states",
@@ -82,7 +83,7 @@ def from_toolkit(given: Mapping[str, Any]) -> Imported:
     keys.take("cache_latents")
     data = {
         "study": study_name(str(keys.take("output_name"))),
-        "base": BASE,
+        "base": base_of(keys, _FILES),
         "cast": {},
         "dataset": {
             "root": str(keys.take("data_dir")),
