@@ -236,10 +236,14 @@ def page(results: Mapping[tuple[str, str], Sequence[Result]], root: Path, device
         disk=sizes["read"] / _median(results["read", "cold"], "ready_s"),
         cold=sizes["single"] / _median(results["single", "cold"], "ready_s"),
         python=_median(results["single", "warm"], "load_s"),
+        device=NO_GPU if device == "cpu" else "",
         touch=_median(results["single", "warm"], "ready_s") - _median(results["single", "warm"], "load_s"),
     )
 
 
+NO_GPU = """
+On the CPU only: loading onto a GPU copies every tensor from the same mapped pages, and was not measured.
+"""
 PAGE_TEXT = """\
 # Loading the base
 
@@ -257,7 +261,7 @@ Single files and folder gave {same} tensors, all of them bit for bit the same.
 {cold:.2f} GB/s when loading, which lets the system read ahead. Warm, the call takes {python:.2f} s to check every
 tensor and build the modules, whatever the size of the weights, and the first use {touch:.2f} s to enter their pages
 into the process.
-"""
+{device}"""
 
 
 def _median(runs: Sequence[Result], name: str) -> float:

@@ -119,10 +119,10 @@ def _file_name(name: str) -> str:
 
 @contextmanager
 def _alone(path: Path, remote: Remote, tell: Tell, stop: threading.Event) -> Iterator[None]:
-    """Wait, aloud, until no other process fetches the same file; the lock ends with its holder, however that ends."""
+    """Wait, aloud, until nobody else fetches the same file; the lock ends with its holder, however that ends."""
     with path.open("a+") as stream:
         if not _lock(stream):
-            tell(f"waiting | another process is fetching {remote.name}")
+            tell(f"waiting | {remote.name} is being fetched already")
             while not _lock(stream):
                 if stop.wait(POLL_S):
                     raise Stopped

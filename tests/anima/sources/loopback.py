@@ -35,6 +35,8 @@ class Site:
     asked: list[str] = field(default_factory=list)
     """`METHOD path range` of every request."""
     headers: list[dict[str, str]] = field(default_factory=list)
+    redirects: dict[str, str] = field(default_factory=dict)
+    """Where else some paths are."""
     address: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -86,6 +88,12 @@ class _Handler(BaseHTTPRequestHandler):
             site.asked.append(f"{self.command} {self.path} {wanted}".strip())
             site.headers.append(dict(self.headers))
             status = site.statuses.pop(0) if site.statuses else 200
+        if path in site.redirects:
+            self._begin(302)
+            self.send_header("Location", site.redirects[path])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         data = site.files.get(path)
         status, headers = site.refusals.get(path, (status, {}))
         if status != 200 or data is None:

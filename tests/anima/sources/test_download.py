@@ -233,3 +233,15 @@ def test_a_login_comes_from_netrc_and_stays_with_its_host(
     monkeypatch.setenv("NETRC", str(netrc))
     assert get(site, tmp_path / "f") == DATA
     assert all(headers["Authorization"].startswith("Basic ") for headers in site.headers)
+    with serving(Site({}, redirects={NAME: f"{site.address.replace('127.0.0.1', 'localhost')}{NAME}"})) as front:
+        site.headers.clear()
+        assert get(front, tmp_path / "g") == DATA, "a redirect is followed, piece by piece"
+        assert all("Authorization" in headers for headers in front.headers)
+    assert len(site.headers) == 11
+    assert not any("Authorization" in headers for headers in site.headers)
+
+
+def test_redirects_without_end_are_final(site: Site, tmp_path: Path) -> None:
+    site.redirects = {NAME: NAME}
+    with pytest.raises(MissingError, match="cannot be asked for: TooManyRedirects — correct the URL"):
+        get(site, tmp_path / "f")

@@ -194,7 +194,7 @@ def test_two_studies_that_want_the_same_file_fetch_it_once(site: Site, store: We
     assert len(pieces) == len(set(pieces))
 
 
-def test_a_wait_for_another_process_is_told_and_can_be_stopped(site: Site, store: WeightStore) -> None:
+def test_a_wait_for_another_fetch_is_told_and_can_be_stopped(site: Site, store: WeightStore) -> None:
     held, free, stop = threading.Event(), threading.Event(), threading.Event()
     told: list[str] = []
     url = f"{site.address}/anima/vae.safetensors"
@@ -216,7 +216,7 @@ def test_a_wait_for_another_process_is_told_and_can_be_stopped(site: Site, store
     finally:
         free.set()
         first.join()
-    assert told == [f"waiting | another process is fetching {url}"]
+    assert told == [f"waiting | {url} is being fetched already"]
     assert fetch(store, url).read_bytes() == site.files["/anima/vae.safetensors"]
 
 
