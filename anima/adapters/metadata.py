@@ -26,9 +26,9 @@ class AdapterMetadata:
     exposures_per_image: float
     trigger_words: tuple[str, ...]
     project_version: str
-    shown_characters: Mapping[str, int] = field(default_factory=dict)
+    shown_characters: Mapping[str, int] = field(default_factory=dict, hash=False)
     """Exposures so far of the pictures that show each character."""
-    shown_pictures: Mapping[str, int] = field(default_factory=dict)
+    shown_pictures: Mapping[str, int] = field(default_factory=dict, hash=False)
     """Exposures so far of each picture, by the first 12 signs of the hash of its bytes."""
 
     def to_strings(self) -> dict[str, str]:
