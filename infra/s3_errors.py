@@ -48,9 +48,36 @@ STATUSES = {
 }
 
 
+PASSING = ("SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "TooManyRequests")
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """All that a request, or reading its answer, can raise."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
+
+    return (ClientError, BotoCoreError, ResponseParserError, HTTPError, ConnectionError, TimeoutError)
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether the same request may succeed a little later: the server or the connection failed, not the request."""
+    from botocore import exceptions as b
+
+    if isinstance(error, b.ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        code = error.response.get("Error", {}).get("Code", "")
+        return code in PASSING or status == 429 or (status >= 500 and status not in STATUSES)
+    if isinstance(error, b.BotoCoreError):
+        lasting = isinstance(error, b.SSLError | b.ProxyConnectionError)
+        return isinstance(error, b.HTTPClientError | b.ConnectionError) and not lasting
+    return True
+
+
 def explain(error: Exception, where: str, attempts: int) -> StudyError:
     """The StudyError for what botocore raised while speaking to `where`: MissingError or VolumeError."""
     from botocore import exceptions as b
+    from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError
     from urllib3.exceptions import TimeoutError as NoAnswer
 
@@ -66,15 +93,11 @@ def explain(error: Exception, where: str, attempts: int) -> StudyError:
         return MissingError("the credentials for this volume cannot be read", where=where, fix=CREDENTIALS)
     if isinstance(error, b.SSLError):
         return VolumeError("the server's certificate is not trusted", where=where, fix="check the endpoint")
-    if isinstance(error, b.PaginationError):
-        return VolumeError(
-            "the listing goes round in circles", where=where, fix="wait some minutes: the server may be taking stock"
-        )
     if isinstance(error, b.ReadTimeoutError | b.ConnectTimeoutError | NoAnswer | TimeoutError):
         return VolumeError(f"no answer in {attempts} tries", where=where, fix=f"look after the network: {AGAIN}")
     if isinstance(error, b.HTTPClientError | b.ConnectionError | HTTPError | OSError):
         what = f"no connection that lasts in {attempts} tries ({type(error).__name__})"
         return VolumeError(what, where=where, fix=f"check the endpoint and the network: {AGAIN}")
-    if isinstance(error, b.ResponseParserError):
+    if isinstance(error, ResponseParserError):
         return VolumeError("the server does not answer as S3 does", where=where, fix="check the endpoint")
     return VolumeError(f"boto3 cannot speak to it ({type(error).__name__})", where=where, fix="check the address")

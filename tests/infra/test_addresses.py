@@ -109,7 +109,7 @@ def test_a_folder_and_a_bucket_are_opened_without_asking_anyone(tmp_path: Path) 
     cache = Cache(tmp_path / "cache", MIB)
     bucket = open_volume("s3://abc/p?endpoint=http://127.0.0.1:9", cache=cache, patience=Patience(attempts=1))
     assert isinstance(bucket.store, S3Store)
-    assert (bucket.cache, bucket.store.patience.attempts) == (cache, 1)
+    assert (bucket.cache, bucket.store.dialect.patience.attempts) == (cache, 1)
     assert bucket.store.dialect.name == "minio"
     with pytest.raises(ConfigError, match="is empty"):
         open_volume("")

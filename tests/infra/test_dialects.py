@@ -17,6 +17,7 @@ from infra.marker import SMALL_BYTES
 from infra.open import open_volume
 from infra.s3 import S3Store
 from infra.volume import Volume
+from orchestrator.core.errors import VolumeError
 from tests.infra.conftest import BUCKET, raw_client, store_at
 from tests.infra.servers import Credentials, Server, rclone
 
@@ -86,7 +87,7 @@ def test_what_a_pod_wrote_into_its_mount_comes_through_s3(credentials: Credentia
 
 def test_a_listing_is_followed_over_its_pages(strict: Server) -> None:
     store = store_at(strict.endpoint, "strict")
-    client = store._client(store.patience.read_s, store.patience.attempts)
+    client = store.client.boto()
     client.meta.events.register("provide-client-params.s3.ListObjectsV2", lambda params, **_: {**params, "MaxKeys": 2})
     volume = Volume(store)
     keys = {f"n{n}.json" for n in range(5)}
@@ -95,11 +96,29 @@ def test_a_listing_is_followed_over_its_pages(strict: Server) -> None:
     assert set(volume.keys()) == keys
 
 
+def test_a_listing_that_repeats_itself_is_no_endless_loop(strict: Server) -> None:
+    """As a network volume does while it computes the hashes of new files."""
+    store = store_at(strict.endpoint, "strict")
+    events, token = store.client.boto().meta.events, list[str]()
+
+    def repeat(parsed: dict[str, Any], **_: Any) -> None:
+        token.append(parsed.get("NextContinuationToken", token[0] if token else ""))
+        parsed.update({"NextContinuationToken": token[0], "IsTruncated": True})
+
+    events.register("provide-client-params.s3.ListObjectsV2", lambda params, **_: {**params, "MaxKeys": 2})
+    events.register("after-call.s3.ListObjectsV2", repeat)
+    volume = Volume(store)
+    for n in range(5):
+        volume.put(f"n{n}.json", b"{}")
+    with pytest.raises(VolumeError, match="goes round in circles"):
+        list(volume.keys())
+
+
 def test_a_store_is_made_for_its_dialect() -> None:
     store = S3Store(S3Config(bucket="abc", endpoint="https://s3api-eu-ro-1.runpod.io"))
-    config: Config = store._client(1.0, 2).meta.config
+    config: Config = store.client.boto(1.0).meta.config
     assert config.s3["addressing_style"] == "path"
     assert config.region_name == "EU-RO-1"
     assert config.request_checksum_calculation == config.response_checksum_validation == "when_required"
-    assert config.retries == {"mode": "standard", "total_max_attempts": 2}
+    assert config.retries == {"mode": "standard", "total_max_attempts": 1}
     assert (config.read_timeout, config.connect_timeout) == (1.0, RUNPOD.patience.connect_s)

@@ -12,13 +12,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from infra.config import S3Config
-from infra.dialects import MINIO, Patience
+from infra.dialects import DIALECTS, MINIO, Patience
 from infra.marker import SMALL_BYTES
 from infra.s3 import S3Store
 from infra.volume import Swept, Volume
@@ -41,8 +42,7 @@ def test_a_cut_upload_is_sent_again(faulty: Faulty, make: Make) -> None:
     assert volume.sweep(older_than_s=-2) == Swept(0, 0), "nothing is left over"
 
 
-@pytest.mark.parametrize("size", [SMALL_BYTES + 1, 2 * PART])
-@pytest.mark.parametrize("kind", ["cut", "stall"])
+@pytest.mark.parametrize(("kind", "size"), [("cut", 2 * PART), ("stall", SMALL_BYTES + 1), ("stall", PART + 1)])
 def test_an_upload_that_cannot_end_is_given_up(faulty: Faulty, make: Make, kind: str, size: int) -> None:
     volume, proxy = faulty
     source = make(size)
@@ -121,11 +121,10 @@ def test_a_killed_download_goes_on(faulty: Faulty, make: Make, tmp_path: Path) -
     assert target.read_bytes() == source.read_bytes()
 
 
-@pytest.mark.parametrize("fault", [Fault("cut", after=100), Fault("stall", after=100)], ids=lambda fault: fault.kind)
-def test_a_small_download_that_cannot_end_is_given_up(faulty: Faulty, tmp_path: Path, fault: Fault) -> None:
+def test_a_small_download_that_cannot_end_is_given_up(faulty: Faulty, tmp_path: Path) -> None:
     volume, proxy = faulty
     volume.put(KEY, b"small")
-    proxy.set(fault)
+    proxy.set(Fault("cut", after=100))
     with pytest.raises(VolumeError) as error:
         impatient(volume).get(KEY, tmp_path / "back")
     assert_clear(error.value)
@@ -329,9 +328,22 @@ def test_a_file_that_changes_while_it_is_sent_is_refused(faulty: Faulty, make: M
 
 
 def test_patience_has_an_end() -> None:
-    assert HASTY.request_bound_s == pytest.approx(2 * (2 + 2) + 1)
-    assert Patience().request_bound_s == pytest.approx(6 * 70 + 1 + 2 + 4 + 8 + 16)
+    assert HASTY.request_bound_s == pytest.approx(2 * (2 + 2) + 0.05)
+    assert Patience().request_bound_s == pytest.approx(7 * 70 + 0.5 + 1 + 2 + 4 + 8 + 16)
     assert [Patience().pause_after(n) for n in (1, 2, 3, 20)] == [0.5, 1, 2, 20]
+    assert all(dialect.patience.request_bound_s < 1800 for dialect in DIALECTS.values())
+
+
+def test_a_short_outage_is_outlasted(strict: Server, make: Make) -> None:
+    """The server restarts while a file is put: the caller does not notice."""
+    patience = replace(HASTY, attempts=20, pause_s=0.1)
+    volume, source = Volume(store_at(strict.endpoint, "strict", patience=patience)), make(2 * PART)
+    strict.kill("proxy")
+    with ThreadPoolExecutor(1) as pool:
+        put = pool.submit(volume.put, KEY, source)
+        strict.start("proxy")
+        put.result()
+    assert volume.verify(KEY) == "whole"
 
 
 def test_an_unknown_host_is_one_clear_line(credentials: Credentials) -> None:

@@ -329,7 +329,7 @@ def begin_upload(volume: Volume) -> None:
     """Leave an upload unfinished, as a killed process does."""
     store = volume.store
     if isinstance(store, S3Store):
-        store._ask("create_multipart_upload", "files/stray.bin")
+        store.client.ask("create_multipart_upload", "files/stray.bin")
     else:
         aside = Path(store.place) / "files" / ".0123456789abcdef.part"
         aside.write_bytes(b"half")
