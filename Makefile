@@ -5,7 +5,7 @@ export PYTHON
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint environment lock clean
+.PHONY: help quickstart test soak lint environment lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -15,6 +15,9 @@ quickstart: environment ## run the small study end to end on this machine (no GP
 
 test: lint ## lint, then run every test
 	@$(RUN) -m pytest
+
+soak: environment ## run the long tests, which `make test` leaves out
+	@$(RUN) -m pytest -m soak
 
 lint: environment ## ruff (rules and format) and mypy
 	@$(RUN) -m ruff check

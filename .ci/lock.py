@@ -1,7 +1,8 @@
 """Resolve the ranges of pyproject.toml to one exact version each and write them to requirements.lock.
 
 pip resolves without installing anything. It must run on the oldest Python the project supports: some packages are
-needed there only, and a newer Python's choice may not install on it.
+needed there only, and a newer Python's choice may not install on it. It must run on Linux: the servers that tests start
+are installed there only, and what only they lead to is marked so.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ HEADER = """\
 # build on another, and pip demands hashes for all packages or for none. The CUDA build brings NVIDIA packages (and
 # triton), which are not listed here: torch's own requirements choose them.
 """
+LINUX_ONLY = "sys_platform == 'linux'"
 BROUGHT_BY_TORCH = re.compile(r"(nvidia|cuda)-.*|triton")
 
 
@@ -30,9 +32,14 @@ def main() -> None:
     oldest = project["requires-python"].removeprefix(">=")
     if sys.version_info[:2] != tuple(int(part) for part in oldest.split(".")):
         sys.exit(f"The lock is made with Python {oldest}: remove .venv, then make PYTHON=python{oldest} lock")
-    pins = resolve([*project["dependencies"], *project["optional-dependencies"]["dev"]])
+    if sys.platform != "linux":
+        sys.exit("The lock is made on Linux: other systems lack packages that it holds")
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    pins = resolve(wanted)
+    everywhere = resolve([requirement for requirement in wanted if LINUX_ONLY not in requirement])
+    lines = (f"{n}=={v}\n" if n in everywhere else f"{n}=={v}; {LINUX_ONLY}\n" for n, v in sorted(pins.items()))
     lock = ROOT / "requirements.lock"
-    lock.write_text(HEADER + "".join(f"{name}=={version}\n" for name, version in sorted(pins.items())))
+    lock.write_text(HEADER + "".join(lines))
     print(f"{lock.name}: {len(pins)} packages")
 
 

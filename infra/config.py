@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Literal, Self
+from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+
+from infra.dialects import DIALECTS, Dialect, DialectName, dialect_of, region_of
+from orchestrator.core.errors import ConfigError
+
+ADDRESS = "write s3://BUCKET/PREFIX?endpoint=https://HOST&dialect=NAME&region=NAME (what follows ? may be left out)"
+NO_SECRETS = "credentials come from the environment or from ~/.aws, never from an address"
 
 
 class _Frozen(BaseModel):
@@ -29,3 +37,67 @@ class ClusterConfig(_Frozen):
     """Pause before the second attempt; it doubles with every further one."""
     silence_s: PositiveFloat = 600.0
     """An actor that has work and reports nothing for so long is taken for dead."""
+
+
+class S3Config(_Frozen):
+    """A volume in a bucket. It holds no credentials: those come from boto3's own chain."""
+
+    bucket: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,62}$")
+    """On RunPod: the id of the network volume."""
+    prefix: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*)?$")
+    """Folder in the bucket; everything of the volume is below it."""
+    endpoint: str = ""
+    """URL of the server; empty for AWS."""
+    dialect: DialectName | None = None
+    """How the server differs from AWS; by default as its host name tells, `minio` for hosts that are not known."""
+    region: str = Field("", pattern=r"^[A-Za-z0-9-]*$")
+    """Left out: what the dialect wants, or boto3's own default."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _endpoint_is_a_server(cls, endpoint: str) -> str:
+        if not endpoint:
+            return endpoint
+        parts = urlsplit(endpoint)
+        if parts.username is not None or parts.password is not None or parts.query:
+            raise ConfigError("the endpoint of a volume holds more than a host", fix=NO_SECRETS)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+            raise ConfigError("the endpoint of a volume is not a server", fix="write https://HOST or https://HOST:PORT")
+        return endpoint.rstrip("/")
+
+    @classmethod
+    def parse(cls, address: str) -> Self:
+        """Read `s3://bucket/prefix?endpoint=...`. Raises ConfigError, which never repeats what might be a secret."""
+        parts = urlsplit(address)
+        if parts.username is not None or parts.password is not None or "@" in parts.netloc:
+            raise ConfigError("the address of a volume names a person or a password", fix=NO_SECRETS)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        unknown = sorted(set(options) - {"endpoint", "dialect", "region"})
+        if unknown:
+            secret = any(re.search("key|secret|token|password", name, re.IGNORECASE) for name in unknown)
+            raise ConfigError(
+                f"unknown part {unknown[0]!r} in the address of a volume", fix=NO_SECRETS if secret else ADDRESS
+            )
+        if parts.scheme != "s3" or parts.fragment:
+            raise ConfigError("not the address of a volume in a bucket", fix=ADDRESS)
+        try:
+            return cls.model_validate({"bucket": parts.netloc, "prefix": parts.path.strip("/"), **options})
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            raise ConfigError(f"address of a volume: wrong {fault['loc'][0]}", fix=ADDRESS) from None
+
+    @property
+    def speaks(self) -> Dialect:
+        """The dialect, as given or as the host name tells."""
+        return DIALECTS[self.dialect or dialect_of(self.endpoint)]
+
+    @property
+    def signs_for(self) -> str | None:
+        """The region to sign requests for; None leaves it to boto3."""
+        return self.region or region_of(self.speaks, self.endpoint) or None
+
+    @property
+    def place(self) -> str:
+        """Where the volume is, as people read it."""
+        host = urlsplit(self.endpoint).netloc
+        return f"s3://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "") + (f" at {host}" if host else "")

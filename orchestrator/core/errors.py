@@ -6,6 +6,8 @@ StudyError            something a person must mend; shown as one line: what, whe
 ├── MissingError      weights, data, hardware or an account are not there; says how to get them
 ├── WeightsError      base weights are there, but corrupt, of another model, or not the ones that were asked for
 ├── VolumeError       the volume cannot be read or written
+│   ├── AbsentError   it holds no such file: make it, or publish it first
+│   └── DamagedError  a file is not what was recorded: quarantine it, then fetch or make it again
 └── BusyError         another live process owns this study
 AdapterError          an adapter file is corrupt or does not fit: quarantine it, retrain or redraw
 """
@@ -49,6 +51,14 @@ class VolumeError(StudyError):
     """The volume cannot be read or written."""
 
     exit_code = 4
+
+
+class AbsentError(VolumeError):
+    """The volume holds no such file."""
+
+
+class DamagedError(VolumeError):
+    """A file is not what was recorded or published: quarantine it, then fetch or make it again."""
 
 
 class BusyError(StudyError):
