@@ -1,4 +1,4 @@
-"""One YAML is one study: read with `key=value` overrides on top (`trainer/settings.py`), checked by frozen models.
+"""One YAML is one study: read with `key=value` overrides on top (`anima/settings.py`), checked by frozen models.
 
 The parts sit beside their owners (`trainer/config.py`, `evaluators/config.py`, `infra/config.py`); this file composes
 them. Bad input is one ConfigError that names the file, the dotted key and the nearest key that exists.
@@ -13,6 +13,7 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from anima.settings import checked, nearest, read_yaml
 from anima.sources.config import BaseSources
 from evaluators.config import DecideConfig, GridConfig, JudgeConfig
 from evaluators.judges.look import CharacterLook
@@ -21,7 +22,6 @@ from orchestrator.core.errors import ConfigError
 from orchestrator.core.layout import Layout, safe_name
 from trainer.captions import check_mirroring, one_sided_marks
 from trainer.config import DatasetConfig, TrainConfig, complete_trials
-from trainer.settings import checked, nearest, read_yaml
 
 
 class _Frozen(BaseModel):

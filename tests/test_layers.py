@@ -66,7 +66,7 @@ LIGHT = (
     "trainer.record",
     "trainer.report",
     "trainer.schedule",
-    "trainer.settings",
+    "anima.settings",
     "trainer.study",
     "evaluators.__main__",
     "evaluators.config",

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from anima.base import base_sha256
 from anima.match import inspect_base
+from anima.settings import checked, read_yaml
 from anima.sources.config import BaseSources
 from anima.sources.obtain import obtain_base
 from orchestrator.core.errors import ConfigError
@@ -24,7 +25,6 @@ from trainer.config import DatasetConfig, TrainConfig, complete_trials
 from trainer.dataset import Dataset, read_dataset
 from trainer.identity import trial_id
 from trainer.job import TrialJob
-from trainer.settings import checked, read_yaml
 
 
 class TrainingStudy(BaseModel):

@@ -9,13 +9,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from anima.settings import nearest
 from orchestrator.core.errors import ConfigError
 from orchestrator.core.layout import Layout
 from orchestrator.core.lock import sole_driver
 from trainer.checkpoints import published_checkpoints
 from trainer.facts import CheckpointSaved, EpochStarted, StepLogged, TrialFact
 from trainer.job import TrialJob
-from trainer.settings import nearest
 from trainer.study import TrainingStudy, load_study
 from trainer.team import Team, join_team
 from trainer.trial import run_trial
