@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anima.base import POCKET, base_folder, missing_parts
+from anima.base import POCKET, missing_parts
 from anima.prompt import read_prompt
 from orchestrator.core.errors import ConfigError, MissingError
 from orchestrator.core.study import Drawing
@@ -27,6 +27,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "device": ("auto", "cpu", "cuda"),
 }
 OUT = Path("pictures")
+A_BASE = "a folder in diffusers layout, hf://owner/model, or a YAML file that names its sources"
 MOST_SEEDS = 10_000
 _SEED_END = 2**64
 
@@ -55,6 +56,9 @@ class Order:
     drawing: Drawing
     adapters: tuple[AdapterUse, ...]
     base: str
+    """As it was named, by `--base` or by a sidecar."""
+    folder: Path
+    """Where it is on this machine."""
     out: Path
     batch: int
     """Pictures per forward pass; the last batch is filled up, because its size decides the last bits."""
@@ -62,11 +66,6 @@ class Order:
     threads: int = 0
     base_sha256: str | None = None
     """What the base must be for the picture to come out again, if that is known."""
-
-    @property
-    def folder(self) -> Path:
-        """Where the base is."""
-        return base_folder(self.base)
 
 
 def check(order: Order) -> None:
@@ -92,9 +91,9 @@ def check(order: Order) -> None:
     _check_size(drawing.width, drawing.height, order.folder)
 
 
-def recommended(base: str) -> tuple[Drawing, str, int]:
+def recommended(folder: Path) -> tuple[Drawing, str, int]:
     """How this base is drawn if nobody says otherwise: drawing, negative prompt, batch."""
-    if base_folder(base).resolve() == POCKET.resolve():
+    if folder.resolve() == POCKET.resolve():
         return POCKET_DRAWING, "", 4
     return REAL_DRAWING, REAL_NEGATIVE, 1
 
@@ -149,8 +148,11 @@ def read_adapter_use(text: str) -> AdapterUse:
     return AdapterUse(Path(path).expanduser(), weight)
 
 
-def order_like(sidecar: Path) -> Order:
-    """The order of one picture, from the JSON file beside it (or from the picture's own path)."""
+def order_like(sidecar: Path, folder_of: Callable[[str], Path]) -> Order:
+    """The order of one picture, from the JSON file beside it (or from the picture's own path).
+
+    `folder_of` says where the base of a name is.
+    """
     path = sidecar.with_suffix(".json")
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -163,6 +165,7 @@ def order_like(sidecar: Path) -> Order:
                 AdapterUse(Path(used["path"]), float(used["weight"]), str(used["sha256"])) for used in facts["adapters"]
             ),
             base=str(facts["base"]),
+            folder=folder_of(str(facts["base"])),
             out=OUT,
             batch=int(facts["batch"]),
             threads=int(facts["threads"]),
@@ -197,9 +200,7 @@ def _is_number(text: str) -> bool:
 def _check_base(order: Order) -> None:
     folder = order.folder
     if not folder.is_dir():
-        raise MissingError(
-            "there is no base model", where=str(folder), fix="write --base pocket, or a folder in diffusers layout"
-        )
+        raise MissingError("there is no base model", where=str(folder), fix=f"write --base pocket, {A_BASE}")
     if missing := missing_parts(folder):
         raise MissingError(
             f"the base model is incomplete: no {', '.join(missing)}", where=str(folder), fix="fetch the folder whole"

@@ -130,7 +130,7 @@ class Studio:
                 {"path": str(use.path.resolve()), "weight": use.weight, "sha256": adapter.file.sha256}
                 for use, adapter in zip(order.adapters, self.adapters, strict=True)
             ],
-            "base": order.base if order.base == "pocket" else str(order.folder.resolve()),
+            "base": order.base,
             "base_sha256": self.base_identity.result(),
             "batch": order.batch,
             "halves": self._halves if drawing.cfg != 1 else None,
@@ -152,7 +152,7 @@ class Studio:
     def _parameters(self, request: Request) -> str:
         order = self.order
         more: dict[str, object] = {"Shift": order.drawing.shift, "Noise": order.drawing.noise}
-        more |= {"Model": order.folder.name if order.base != "pocket" else "pocket"}
+        more |= {"Model": re.sub(r"\.ya?ml$", "", Path(order.base).name)}
         more |= {"Model hash": self.base_identity.result()[:10]}
         if order.adapters:
             pairs = list(zip(order.adapters, self.adapters, strict=True))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anima.order import (
+    A_BASE,
     CHOICES,
     OUT,
     Order,
@@ -20,9 +21,13 @@ from anima.order import (
     recommended,
     with_drawing,
 )
+from anima.sources.config import read_base
+from anima.sources.obtain import obtain_base
 from orchestrator.core.errors import VolumeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
     from anima.commands import Commands
@@ -33,6 +38,7 @@ examples:
   python -m anima draw "koharu, 1girl, solo" --adapter runs/quickstart/.../adapter.safetensors:0.8 --seeds 1-8,42
   python -m anima draw "1girl, (blue ribbon:1.3)" --cfg 3 --negative "2girls" --steps 20
   python -m anima draw "koharu smiling" --base models/anima --adapter koharu.safetensors --size 896x1152
+  python -m anima draw "koharu smiling" --base conf/trio_v2.yaml --adapter koharu.safetensors       the base of a study
   python -m anima draw --prompts prompts.txt --sampler euler --out pictures/euler
   python -m anima draw --like pictures/koharu-1girl-solo-42-1a2b3c4d.png            draw it again, byte for byte
   python -m anima draw --like pictures/koharu-1girl-solo-42-1a2b3c4d.png --cfg 2    the same, but for one setting
@@ -70,7 +76,7 @@ def add_parser(commands: Commands) -> None:
     draw.add_argument("--schedule", metavar="NAME", help=f"sigmas: {_known('schedule')}")
     draw.add_argument("--shift", metavar="S", type=float, help="of the schedule (default: 3)")
     draw.add_argument("--noise", metavar="RULE", help=f"of er_sde's steps: {_known('noise')}")
-    draw.add_argument("--base", metavar="BASE", help="pocket, or a folder in diffusers layout (default: pocket)")
+    draw.add_argument("--base", metavar="BASE", help=f"pocket (default), {A_BASE}")
     draw.add_argument("--like", metavar="PICTURE", type=Path, help="begin with all settings of a picture drawn earlier")
     draw.add_argument("--out", metavar="FOLDER", type=Path, help=f"where pictures go (default: {OUT}/)")
     draw.add_argument("--batch", metavar="N", type=int, help="pictures per forward pass (default: 4 on pocket, else 1)")
@@ -83,7 +89,8 @@ def run(options: argparse.Namespace) -> int:
     """Check the order, then load, draw and say where each picture is."""
     from rich.console import Console
 
-    order = read_order(options)
+    console = Console(highlight=False)
+    order = read_order(options, tell=lambda line: console.print(line, markup=False, soft_wrap=True))
     check(order)
     try:
         order.out.mkdir(parents=True, exist_ok=True)
@@ -91,7 +98,6 @@ def run(options: argparse.Namespace) -> int:
         raise VolumeError(
             f"cannot be made ({error.strerror})", where=str(order.out), fix="choose another --out"
         ) from error
-    console = Console(highlight=False)
     if options.negative and order.drawing.cfg == 1:
         _warn(console, "cfg 1 draws without the negative prompt; give --cfg above 1")
     with console.status(f"loading {order.base}"):
@@ -125,11 +131,20 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def read_order(options: argparse.Namespace) -> Order:
-    """The order the options make: what is not given comes from `--like`, else from the base's recipe."""
-    like = order_like(options.like) if options.like else None
-    base = options.base or (like.base if like else "pocket")
-    drawing, negative, batch = (like.drawing, like.negative, like.batch) if like else recommended(base)
+def read_order(options: argparse.Namespace, tell: Callable[[str], None] = lambda _: None) -> Order:
+    """The order the options make: what is not given comes from `--like`, else from the base's recipe.
+
+    A base that is not on this machine is fetched; `tell` hears of it.
+    """
+
+    def obtained(name: str) -> tuple[str, Path]:
+        name, source = read_base(name)
+        return name, obtain_base(source, tell=tell)
+
+    given_base = obtained(options.base) if options.base else None
+    like = order_like(options.like, lambda name: (given_base or obtained(name))[1]) if options.like else None
+    base, folder = given_base or ((like.base, like.folder) if like else obtained("pocket"))
+    drawing, negative, batch = (like.drawing, like.negative, like.batch) if like else recommended(folder)
     prompts = (*options.prompt, *(read_prompts(options.prompts) if options.prompts else ()))
     prompts = prompts or (like.prompts if like else ())
     seeds = read_seeds(options.seeds) if options.seeds is not None else (like.seeds if like else (1,))
@@ -148,6 +163,7 @@ def read_order(options: argparse.Namespace) -> Order:
         drawing=with_drawing(drawing, changes),
         adapters=given or (like.adapters if like else ()),
         base=base,
+        folder=folder,
         out=options.out or OUT,
         batch=batch if options.batch is None else options.batch,
         device=choose("device", options.device),

@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from anima.base import base_folder
 from anima.headers import refuse_pickle_name
+from anima.settings import checked, read_yaml
 from orchestrator.core.errors import ConfigError
 
 _HUB_PLACE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<file>[\w./ -]+))?", re.ASCII)
@@ -159,3 +160,26 @@ class BaseSources(BaseModel):
         """The sources that are given, by their key."""
         given = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: source for name, source in given.items() if isinstance(source, Source)}
+
+
+class _Based(BaseModel):
+    """Whatever else a YAML says, its `base` can be read."""
+
+    base: BaseSources | str
+
+
+def read_base(text: str) -> tuple[str, str | BaseSources]:
+    """A base as a person names it on the command line: the name by which it is found again, and its source or sources.
+
+    Besides what a study may write, the path of a YAML file: a study, or the mapping of sources by itself. Paths are
+    made absolute, so that the name holds from every folder. Raises ConfigError.
+    """
+    path = Path(text).expanduser()
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        local = text != "pocket" and isinstance(parse_place(text), LocalPlace)
+        name = str(path.resolve()) if local else text
+        return name, name
+    data = read_yaml(path, ())
+    base = checked(_Based, data if "base" in data else {"base": data}, path, ()).base
+    name, base = (str(path.resolve()), base) if isinstance(base, BaseSources) else read_base(base)
+    return name, base

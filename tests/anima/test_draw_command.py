@@ -20,6 +20,7 @@ from anima.load import load_transformer
 from anima.lora import adapter_state, inject
 from anima.order import AdapterUse, read_adapter_use, read_seeds, read_size
 from orchestrator.core.errors import ConfigError
+from tests.anima.single_files import write_single_files
 
 PROMPT = "1girl, blue hair, twintails, white background"
 SMALL = ("--size", "64x48", "--steps", "2", "--threads", "1")
@@ -52,6 +53,27 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     (line,) = captured.err.splitlines()
     assert line.startswith("error: ")
     return line
+
+
+def test_the_base_may_be_single_files_or_a_studys(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    files = write_single_files(tmp_path / "models")
+    sources = tmp_path / "sources.yaml"
+    sources.write_text(
+        f"transformer: {files.transformer}\ntext_encoder: {files.text_encoder}\nvae: {files.vae}\n"
+        f"tokenizers: {POCKET}\nconfigs: {POCKET}\n"
+    )
+    study = tmp_path / "study.yaml"
+    study.write_text("study: any\nbase: pocket\n")
+    shipped, of_study, put_together = (
+        drawn(capsys, tmp_path / str(number), PROMPT, "--cfg", "1", "--negative", "", *base)[0]
+        for number, base in enumerate(((), ("--base", str(study)), ("--base", str(sources))))
+    )
+    assert of_study.name == shipped.name
+    with Image.open(shipped) as wanted, Image.open(put_together) as got:
+        assert wanted.tobytes() == got.tobytes()
+    assert json.loads(put_together.with_suffix(".json").read_text())["base"] == str(sources)
+    (again,) = drawn(capsys, tmp_path / "again", "--like", str(put_together))
+    assert again.read_bytes() == put_together.read_bytes()
 
 
 def text_of(path: Path) -> str:
@@ -210,6 +232,9 @@ def test_early_warnings(capsys: pytest.CaptureFixture[str], tmp_path: Path, adap
         (("a", "--shift", "0"), ["--shift: shift must be above 0"]),
         (("a", "--batch", "0"), ["--batch"]),
         (("a", "--base", "nowhere"), ["nowhere: there is no base model", "--base pocket"]),
+        (("a", "--base", "nowhere.yaml"), ["nowhere.yaml: there is no such file"]),
+        (("a", "--base", "conf/rates.yaml"), ["conf/rates.yaml: ", "base"]),
+        (("a", "--base", "hf://owner"), ["cannot read 'hf://owner'", "hf://owner/model"]),
         (("a", "--base", "tests"), ["tests: the base model is incomplete: no transformer"]),
         (("a", "--prompts", "nowhere.txt"), ["nowhere.txt: cannot be read"]),
         (("a", "--like", "nowhere.png"), ["nowhere.json: cannot be read"]),
