@@ -32,5 +32,5 @@ lock: environment ## resolve the ranges of pyproject.toml into a new requirement
 
 clean: ## remove the environment and caches; runs/ is kept
 	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
-	@find orchestrator trainer evaluators infra anima benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
+	@find . -path ./runs -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "Removed .venv and caches; runs/ is kept"

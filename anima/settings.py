@@ -124,8 +124,17 @@ def _element(annotation: Any) -> Any:
 
 
 def _similar_file(path: Path) -> str:
-    here = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
-    return nearest(str(path), here) if here else "give the path of a study's YAML"
+    """The study beside it whose name is nearest, or all of them; other YAML files are no studies."""
+    studies = {p.stem: p for p in sorted(path.parent.glob("*.yaml")) if _holds_a_study(p)}
+    if near := difflib.get_close_matches(path.stem, studies, n=1):
+        return f"did you mean '{studies[near[0]]}'?"
+    listed = ", ".join(str(p) for p in studies.values())
+    return f"studies there: {listed}" if listed else "give the path of a study's YAML"
+
+
+def _holds_a_study(path: Path) -> bool:
+    """Whether it has the key that every study has; without reading it as YAML."""
+    return path.is_file() and any(line.startswith(b"study:") for line in path.read_bytes().splitlines())
 
 
 def _one_line(error: Exception) -> str:

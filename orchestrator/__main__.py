@@ -3,23 +3,58 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import NoReturn
+
+from orchestrator.commands import completion, plan, report, run, status
+from orchestrator.core.errors import ConfigError, StudyError
+
+COMMANDS = (run, plan, status, report, completion)
+
+EXIT_CODES = """\
+exit codes:
+  0    done
+  1    a fault of this program; its traceback is worth a report
+  2    bad input: YAML, dataset or arguments; or the study cannot go on
+  3    something is missing: weights, pictures, a GPU, an account, a run
+  4    the volume cannot be read or written
+  5    another process runs this study
+  6    an adapter file is corrupt or does not fit
+  7    base weights are corrupt or not the ones that were asked for
+  130  stopped on request; the same command continues
+
+An error is one line on stderr: where, what, how to mend it. With --json it is also on stdout: {"error": {...}}."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Speaks of mistakes as the rest of the project does: in one line, as an error that is raised."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, where="command line", fix=f"see {self.prog} --help")
+
+
+class _Layout(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the epilog, and a command's name beside what it does."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     # The driver's matrices are small: threads would only fight with training and drawing for the cores.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    options = parser().parse_args(arguments)
-    from orchestrator.core.errors import StudyError
-
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        return int(options.command(options))
+        options = parser().parse_args(arguments)
+        return int(options.run(options))
     except StudyError as error:
         print(f"error: {error}".replace("\n", "\nerror: "), file=sys.stderr)
+        if "--json" in arguments:
+            print(json.dumps({"error": _told(error)}, ensure_ascii=False))
         return error.exit_code
     except KeyboardInterrupt:
         print("Stopped. The same command continues.", file=sys.stderr)
@@ -30,75 +65,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _told(error: StudyError) -> dict[str, str | int]:
+    """An error for machines."""
+    kind = type(error).__name__
+    return {"kind": kind, "what": error.what, "where": error.where, "fix": error.fix, "exit_code": error.exit_code}
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="python -m orchestrator",
         description="Train character LoRAs, draw and judge every saved epoch, adopt the best one with its evidence.",
+        epilog=EXIT_CODES,
+        formatter_class=_Layout,
     )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-
-    run = commands.add_parser("run", help="run or resume a study", description="Run or resume the study of a YAML.")
-    _add_study(run)
-    run.set_defaults(command=_run)
-
-    plan = commands.add_parser(
-        "plan",
-        help="what a study takes: steps, pictures, hours, dollars",
-        description="Expand a study without running anything: steps, exposures, cells, hours and dollars per pod.",
-    )
-    _add_study(plan)
-    plan.set_defaults(command=_plan)
-
-    status = commands.add_parser("status", help="how far a study is", description="Progress, read from the ledger.")
-    status.add_argument("study", metavar="RUN|CONF", help="folder of a study, its name under runs/, or its YAML")
-    status.set_defaults(command=_status)
-
-    report = commands.add_parser(
-        "report", help="rebuild the report page", description="Rebuild report.html from the ledger."
-    )
-    report.add_argument("study", metavar="RUN|CONF", help="folder of a study, its name under runs/, or its YAML")
-    report.set_defaults(command=_report)
+    for command in COMMANDS:
+        command.add_parser(commands)
     return top
-
-
-def _add_study(command: argparse.ArgumentParser) -> None:
-    command.add_argument("conf", metavar="CONF", type=Path, help="the study's YAML, like conf/quickstart.yaml")
-    command.add_argument(
-        "overrides", metavar="KEY=VALUE", nargs="*", help="set a key of the YAML, like train.learning_rate=1e-3"
-    )
-
-
-def _run(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from orchestrator.run import run_study
-
-    return run_study(options.conf, options.overrides, Console())
-
-
-def _plan(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from orchestrator.plan import show_plan
-
-    return show_plan(options.conf, options.overrides, Console())
-
-
-def _status(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from orchestrator.status import show_status
-
-    return show_status(options.study, Console())
-
-
-def _report(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from orchestrator.status import rebuild_report
-
-    return rebuild_report(options.study, Console())
 
 
 if __name__ == "__main__":

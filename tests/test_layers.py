@@ -37,6 +37,7 @@ LIGHT = (
     "orchestrator.__main__",
     "orchestrator.audit",
     "orchestrator.choosing",
+    "orchestrator.commands.*",
     "orchestrator.config",
     "orchestrator.controller",
     "orchestrator.crew",

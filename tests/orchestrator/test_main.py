@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.__main__ import main
+from orchestrator.__main__ import COMMANDS, main
+from orchestrator.commands.completion import SHELLS
 from orchestrator.core.errors import BusyError
 from orchestrator.core.lock import sole_driver
 
@@ -58,15 +59,80 @@ def test_status_of_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_no_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as error:
-        main([])
-    assert error.value.code == 2
-    assert "COMMAND" in capsys.readouterr().err
+    assert main([]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: command line: ")
+    assert "COMMAND" in said
+    assert said.count("\n") == 1
+
+
+def test_errors_are_json_for_machines(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Also those in the arguments themselves."""
+    for arguments, code in (
+        (["report", str(tmp_path), "--json"], 3),
+        (["plan", "--json"], 2),
+        (["plan", "no", "--json"], 2),
+    ):
+        assert main(arguments) == code
+        said = capsys.readouterr()
+        told = json.loads(said.out)["error"]
+        assert told["exit_code"] == code
+        assert said.err.startswith("error: ")
+        assert told["what"] in said.err
+
+
+def test_a_file_that_is_not_there_is_never_taken_for_one_that_is_no_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "conf/nothere.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert "rates.yaml" not in said
+    assert "studies there: conf/quickstart.yaml, conf/trio_v2.yaml" in said
+    assert main(["run", "conf/quikstart.yaml"]) == 2
+    assert "did you mean 'conf/quickstart.yaml'?" in capsys.readouterr().err
+    assert main(["run", str(tmp_path / "study.yaml")]) == 2
+    assert "give the path of a study's YAML" in capsys.readouterr().err
+
+
+def test_a_plan_is_json_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "conf/trio_v2.yaml", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["pictures"], plan["trials"][0]["steps"]) == (900, 22050)
+    assert any(pod["gpu"] == "RTX 5090" and 13 < pod["dollars"] < 16 for pod in plan["pods"])
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion_knows_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    code = capsys.readouterr().out
+    assert [c.__name__ for c in COMMANDS if c.__name__.rpartition(".")[2] not in code] == []
+    assert "-m orchestrator" in code
+
+
+def test_bash_completes_commands_options_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A real shell reads the code and is asked what could follow, as the Tab key asks it."""
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "one.yaml").touch()
+    (tmp_path / "one.txt").touch()
+    ask = (
+        '\ncomplete_words() { COMP_WORDS=(epochsweep "$@"); COMP_CWORD=$#; COMPREPLY=();'
+        ' _shtab_epochsweep; echo "${COMPREPLY[*]}"; }'
+        "\ncomplete_words st; complete_words plan --j; complete_words plan o; complete_words status m\n"
+    )
+    script = tmp_path / "ask.sh"
+    script.write_text(capsys.readouterr().out + ask)
+    done = subprocess.run(["bash", str(script)], cwd=tmp_path, capture_output=True, text=True)
+    commands, options, files, studies = (line.split() for line in done.stdout.splitlines())
+    assert "status" in commands
+    assert all(word.startswith("st") for word in commands)
+    assert (options, files, studies) == (["--json"], ["one.yaml"], ["mine"])
 
 
 HELP = """
 import json, sys
-from orchestrator.__main__ import main
+from orchestrator.__main__ import COMMANDS, main
+from orchestrator.commands.completion import SHELLS
 from orchestrator.core.errors import BusyError
 try:
     main(sys.argv[1:])
@@ -77,7 +143,7 @@ print(json.dumps(sorted(names & {"torch", "ray", "pydantic", "omegaconf", "rich"
 """
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "status", "report", ""])
+@pytest.mark.parametrize("command", [*(command.__name__.rpartition(".")[2] for command in COMMANDS), ""])
 def test_help_loads_nothing(command: str) -> None:
     arguments = [command, "--help"] if command else ["--help"]
     done = subprocess.run([sys.executable, "-c", HELP, *arguments], capture_output=True, text=True, check=True)

@@ -1,0 +1,33 @@
+"""python -m orchestrator run: do whatever of a study is not done yet."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from orchestrator.commands.arguments import add_conf
+
+if TYPE_CHECKING:
+    from orchestrator.commands import Commands
+
+
+def add_parser(commands: Commands) -> None:
+    """The command's arguments."""
+    parser = commands.add_parser(
+        "run",
+        help="run or resume a study",
+        description="Train, draw, judge and choose, as far as that is not done yet. The same command resumes.",
+        epilog="Ctrl-C stops at once, `stop` from another terminal after the work in hand; nothing that was saved or"
+        " drawn is made twice.",
+    )
+    add_conf(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run or resume."""
+    from rich.console import Console
+
+    from orchestrator.run import run_study
+
+    return run_study(options.conf, options.overrides, Console())
