@@ -6,10 +6,12 @@ next append. Replay in `orchestrator.state` turns the facts into what is known n
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -17,6 +19,8 @@ from typing import Any, Literal, Self, get_args
 from orchestrator.core.errors import VolumeError
 
 VERSION = 1
+TAIL = 64 * 1024
+"""Bytes looked at at once when a torn line is sought from the end."""
 EventKind = Literal[
     "study_opened",  # study, base_sha256, dataset_sha256, config (the resolved YAML as data)
     "trial_started",  # trial, attempt, epochs, from_epoch (0 = from scratch)
@@ -74,30 +78,55 @@ def read_events(path: Path) -> Iterator[Event]:
 
 
 class Ledger:
-    """The single writer of a ledger file."""
+    """The single writer of a ledger file. Raises VolumeError when the disk refuses; then no trace of the fact stays."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         _drop_torn_tail(path)
-        self._stream = path.open("ab")
+        self._stream = path.open("ab", buffering=0)
 
     def record(self, kind: EventKind, **data: Any) -> Event:
         """Append one fact and return it once it is on disk."""
         event = Event(kind, round(time.time(), 3), data)
-        self._stream.write(event.to_line().encode() + b"\n")
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        self._append(event.to_line().encode() + b"\n")
         return event
 
     def close(self) -> None:
         self._stream.close()
 
+    def _append(self, line: bytes) -> None:
+        end = self._stream.tell()
+        try:
+            written = self._stream.write(line)
+            if written != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            # What was never acted on must not stay as half a line, to which the next fact would be glued.
+            with suppress(OSError):
+                self._stream.truncate(end)
+                self._stream.seek(end)
+            raise VolumeError(
+                f"a fact cannot be recorded: {error.strerror or error}",
+                where=str(self._path),
+                fix="make room on the disk; then the same command goes on",
+            ) from error
+
 
 def _drop_torn_tail(path: Path) -> None:
+    """Cut off what follows the last whole line; reads backwards, for a ledger may be long."""
     if not path.exists():
         return
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        with path.open("r+b") as stream:
-            stream.truncate(whole)
+    with path.open("r+b") as stream:
+        end = size = stream.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - TAIL)
+            stream.seek(start)
+            newline = stream.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < size:
+            stream.truncate(end)

@@ -62,13 +62,16 @@ class Study:
     workers: Workers
 
 
-def run_study(path: Path, overrides: Sequence[str], console: Console) -> int:
-    """Run or resume the study of a YAML; returns the exit code. Raises StudyError."""
+def run_study(path: Path, overrides: Sequence[str], console: Console, *, takeover: bool = False) -> int:
+    """Run or resume the study of a YAML; returns the exit code. Raises StudyError.
+
+    With `takeover`, another process that runs it is stopped first.
+    """
     config = load_config(path, overrides)
     if faults := missing(config):
         raise Lacking(faults)
     layout = config.layout()
-    with sole_driver(layout.lock):
+    with sole_driver(layout.lock, takeover=takeover):
         return drive(
             prepare(config, tell=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)),
             console,

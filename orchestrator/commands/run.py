@@ -21,6 +21,9 @@ def add_parser(commands: Commands) -> None:
         " drawn is made twice.",
     )
     add_conf(parser)
+    parser.add_argument(
+        "--takeover", action="store_true", help="stop whoever runs this study, also on another machine, and go on here"
+    )
     parser.set_defaults(run=run)
 
 
@@ -30,4 +33,4 @@ def run(options: argparse.Namespace) -> int:
 
     from orchestrator.run import run_study
 
-    return run_study(options.conf, options.overrides, Console())
+    return run_study(options.conf, options.overrides, Console(), takeover=options.takeover)

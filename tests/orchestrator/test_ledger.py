@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -72,3 +74,45 @@ def test_a_quarantined_epoch_is_forgotten_and_its_trial_is_not_finished(tmp_path
     state = replay(read_events(path))
     assert not state.checkpoints
     assert not state.trials["main"].finished
+
+
+@pytest.mark.parametrize("tail", [b"", b"x" * 10, b"y" * 70_000, b"\0" * 200_000])
+def test_a_torn_tail_of_any_length_is_cut_off(tmp_path: Path, tail: bytes) -> None:
+    path = tmp_path / "ledger.jsonl"
+    write(path, 1)
+    whole = path.read_bytes()
+    path.write_bytes(whole + tail)
+    Ledger(path).close()
+    assert path.read_bytes() == whole
+    path.write_bytes(tail.replace(b"\n", b""))
+    Ledger(path).close()
+    assert path.read_bytes() == b""
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from orchestrator.core.errors import VolumeError
+from orchestrator.ledger import Ledger
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+ledger = Ledger(Path(sys.argv[1]))
+ledger.record("run_interrupted", reason="first")
+limit = Path(sys.argv[1]).stat().st_size + 30
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+try:
+    ledger.record("run_interrupted", reason="does not fit")
+except VolumeError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+ledger.record("run_interrupted", reason="third")
+"""
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_no_half_fact(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    child = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True)
+    assert child.stderr == ""
+    assert "a fact cannot be recorded" in child.stdout
+    assert "make room on the disk" in child.stdout
+    assert child.stdout.count("\n") == 1
+    assert [event.data["reason"] for event in read_events(path)] == ["first", "third"]

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.__main__ import COMMANDS, main
 from orchestrator.commands.completion import SHELLS
 from orchestrator.core.errors import BusyError
-from orchestrator.core.lock import sole_driver
+from orchestrator.core.lock import Holder, holder_of, sole_driver
 
 QUICK = "conf/quickstart.yaml"
 
@@ -37,7 +37,7 @@ def test_a_study_that_lacks_things_ends_with_a_line_each_and_exit_code_3(
 def test_a_study_that_somebody_runs_is_refused_with_exit_code_5(tmp_path: Path) -> None:
     """The lock is held by another process, as it really would be."""
     code = (
-        "import sys; from pathlib import Path; from orchestrator.core.lock import sole_driver\n"
+        "import sys; from pathlib import Path; from orchestrator.core.lock import Holder, holder_of, sole_driver\n"
         "with sole_driver(Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()"
     )
     lock = tmp_path / "driver.lock"
@@ -50,7 +50,7 @@ def test_a_study_that_somebody_runs_is_refused_with_exit_code_5(tmp_path: Path) 
         assert error.value.exit_code == 5
         holder.kill()
     with sole_driver(lock):
-        assert lock.read_text().strip().isdigit(), "a dead process holds nothing"
+        assert holder_of(lock) == Holder.from_text(lock.read_text()), "a dead process holds nothing"
 
 
 def test_status_of_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
