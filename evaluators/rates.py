@@ -8,14 +8,14 @@ adopts its right edge: resistance to hard seeds still grows inside the band, and
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan, sqrt
 from statistics import NormalDist
 
 from orchestrator.core.errors import StudyError
-from orchestrator.core.study import Cell, EpochRate, Verdict
+from orchestrator.core.study import Cell, EpochRate, Outcome, Verdict
 
 NEIGHBOUR_VOTE = 0.5
 """What a picture of the saved epoch before or after counts, where the epoch's own picture counts 1."""
@@ -67,9 +67,13 @@ def wilson(passes: int, n: int, confidence: float = 0.95) -> tuple[float, float]
 
 def epoch_rate(trial: str, epoch: int, weight: float, verdicts: Iterable[Verdict]) -> EpochRate:
     """Passes over scored images. With nothing scored the rate is not a number and the interval is all of [0, 1]."""
-    outcomes = [v.outcome for v in verdicts]
-    passes, unscored = outcomes.count("pass"), outcomes.count("unscored")
-    scored = len(outcomes) - unscored
+    return counted_rate(trial, epoch, weight, Counter(v.outcome for v in verdicts))
+
+
+def counted_rate(trial: str, epoch: int, weight: float, outcomes: Mapping[Outcome, int]) -> EpochRate:
+    """The same from how many verdicts there are of each outcome."""
+    passes, unscored = outcomes.get("pass", 0), outcomes.get("unscored", 0)
+    scored = passes + outcomes.get("fail", 0)
     low, high = wilson(passes, scored)
     rate = passes / scored if scored else nan
     return EpochRate(trial, epoch, weight, passes, scored, unscored, rate, low, high)

@@ -23,9 +23,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from infra.volume import LocalVolume
+from orchestrator.board import Board
 from orchestrator.core.errors import AdapterError, StudyError
-from orchestrator.core.study import Cell, Checkpoint, Verdict
-from orchestrator.crew import Crew, Drawn, Failed, Judged, Report, Trained
+from orchestrator.core.study import Cell, Checkpoint, Sample, Verdict
+from orchestrator.crew import Crew, Drawn, Failed, Judged, Report, Slice, Trained
 from orchestrator.ledger import Event, EventKind, Ledger
 from orchestrator.policy import Adopt, Decision, Draw, Finish, Judge, Standing, Target, Train, Work, decide
 from orchestrator.reconcile import (
@@ -40,6 +41,8 @@ from orchestrator.reconcile import (
 )
 from orchestrator.state import StudyState
 from trainer.facts import StepLogged
+
+Fact = tuple[EventKind, Mapping[str, Any]]
 
 WAIT_S = 0.5
 """How long one look for reports takes at most; also how soon a request to stop is noticed."""
@@ -88,7 +91,9 @@ class Failures:
 
     def resting(self, now: float) -> frozenset[str]:
         """Names of work that will be tried again."""
-        return frozenset(name for name, until in self.rests_until.items() if until > now)
+        for name in [name for name, until in self.rests_until.items() if until <= now]:
+            del self.rests_until[name]
+        return frozenset(self.rests_until)
 
     def shortest_rest(self, now: float, *, at_most: float) -> float:
         """Seconds until some work may start again; 0 when none rests."""
@@ -119,6 +124,7 @@ class Controller:
         self._clock, self._sleep = clock, sleep
         self._failures = Failures(attempts, back_off_s)
         self._in_flight: set[Work] = set()
+        state.follower = Board(target, state)
 
     def reconcile(self) -> None:
         """Make the records and the volume agree."""
@@ -146,8 +152,7 @@ class Controller:
                     raise Interrupted
                 if not self._in_flight:
                     self._sleep(self._failures.shortest_rest(self._clock(), at_most=WAIT_S))
-                for report in crew.wait(WAIT_S):
-                    self._take_in_report(report)
+                self._take_in_reports(crew.wait(WAIT_S))
         except (Interrupted, KeyboardInterrupt):
             self._record("run_interrupted", reason="asked to stop")
             raise
@@ -190,30 +195,36 @@ class Controller:
         attempt = known.attempts + 1 if known else 1
         return {"trial": trial, "attempt": attempt, "epochs": epochs, "from_epoch": max(saved, default=0)}
 
-    def _take_in_report(self, report: Report) -> None:
-        match report:
-            case Trained(work, turn):
-                for watcher in self._watchers:
-                    for step in turn.steps:
-                        watcher.step(step)
-                for checkpoint in turn.checkpoints:
-                    self._failures.counts.pop(work.name, None)
-                    if self.state.checkpoints.get((checkpoint.trial, checkpoint.epoch)) != checkpoint:
-                        self._take_in(checkpoint)
-                if turn.done:
-                    self._in_flight.discard(work)
-                    self._trial_ended(work)
-            case Drawn(work, samples):
-                self._succeeded(work)
-                for cell, sample in zip(work.cells, samples, strict=True):
-                    self._record("sample_drawn", cell=cell.to_json(), sample=sample.to_json())
-            case Judged(work, verdicts):
-                self._succeeded(work)
-                for verdict in verdicts:
-                    self._record("verdict_given", verdict=verdict.to_json())
-            case Failed(work, error):
-                self._in_flight.discard(work)
-                self._failed(work, error)
+    def _take_in_reports(self, reports: Sequence[Report]) -> None:
+        """Record what was reported; drawings and verdicts that came together wait for the disk together."""
+        facts: list[Fact] = []
+        for report in reports:
+            match report:
+                case Drawn(work, samples):
+                    self._succeeded(work)
+                    facts += (_drawn(cell, sample) for cell, sample in zip(work.cells, samples, strict=True))
+                case Judged(work, verdicts):
+                    self._succeeded(work)
+                    facts += (_given(verdict) for verdict in verdicts)
+        self._record_all(facts)
+        for report in reports:
+            if isinstance(report, Trained):
+                self._take_in_turn(report.work, report.slice)
+            elif isinstance(report, Failed):
+                self._in_flight.discard(report.work)
+                self._failed(report.work, report.error)
+
+    def _take_in_turn(self, work: Train, turn: Slice) -> None:
+        for watcher in self._watchers:
+            for step in turn.steps:
+                watcher.step(step)
+        for checkpoint in turn.checkpoints:
+            self._failures.counts.pop(work.name, None)
+            if self.state.checkpoints.get((checkpoint.trial, checkpoint.epoch)) != checkpoint:
+                self._take_in(checkpoint)
+        if turn.done:
+            self._in_flight.discard(work)
+            self._trial_ended(work)
 
     def _succeeded(self, work: Work) -> None:
         self._in_flight.discard(work)
@@ -242,8 +253,7 @@ class Controller:
             self._record("trial_failed", trial=work.trial, attempt=attempt, error=str(error))
         elif isinstance(work, Judge) and self.target.judge is not None and not isinstance(error, StudyError):
             del self._failures.given_up[work.name]
-            for cell in work.cells:
-                self._record("verdict_given", verdict=_unscored(cell, self.target.judge, str(error)).to_json())
+            self._record_all([_given(_unscored(cell, self.target.judge, str(error))) for cell in work.cells])
 
     def _suspects(self, work: Work) -> Iterable[Loss]:
         """Damaged files the work depends on."""
@@ -276,14 +286,9 @@ class Controller:
 
     def _adopt_drawn(self, cells: Sequence[Cell]) -> tuple[Cell, ...]:
         """Record the cells an earlier run drew without living to say so; returns those still to draw."""
-        missing = []
-        for cell in cells:
-            sample = unrecorded_sample(cell, self.volume)
-            if sample is None:
-                missing.append(cell)
-            else:
-                self._record("sample_drawn", cell=cell.to_json(), sample=sample.to_json())
-        return tuple(missing)
+        found = [(cell, unrecorded_sample(cell, self.volume)) for cell in cells]
+        self._record_all([_drawn(cell, sample) for cell, sample in found if sample is not None])
+        return tuple(cell for cell, sample in found if sample is None)
 
     def _dead_end(self) -> StudyError:
         name, error = next(iter(self._failures.given_up.items()), ("", "nothing can start, yet something is missing"))
@@ -297,14 +302,25 @@ class Controller:
         )
 
     def _record(self, kind: EventKind, **data: Any) -> None:
-        event = self._ledger.record(kind, **data)
-        self.state.apply(event)
-        for watcher in self._watchers:
-            watcher.event(event, self.state)
+        self._record_all([(kind, data)])
+
+    def _record_all(self, facts: Sequence[Fact]) -> None:
+        for event in self._ledger.record_all(facts) if facts else ():
+            self.state.apply(event)
+            for watcher in self._watchers:
+                watcher.event(event, self.state)
 
     def _note(self, sentence: str) -> None:
         for watcher in self._watchers:
             watcher.note(sentence)
+
+
+def _drawn(cell: Cell, sample: Sample) -> Fact:
+    return "sample_drawn", {"cell": cell.to_json(), "sample": sample.to_json()}
+
+
+def _given(verdict: Verdict) -> Fact:
+    return "verdict_given", {"verdict": verdict.to_json()}
 
 
 def _unscored(cell: Cell, judge: tuple[str, int], reason: str) -> Verdict:

@@ -10,8 +10,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -88,18 +87,28 @@ class Ledger:
 
     def record(self, kind: EventKind, **data: Any) -> Event:
         """Append one fact and return it once it is on disk."""
-        event = Event(kind, round(time.time(), 3), data)
-        self._append(event.to_line().encode() + b"\n")
+        (event,) = self.record_all([(kind, data)])
         return event
+
+    def record_all(self, facts: Iterable[tuple[EventKind, Mapping[str, Any]]]) -> list[Event]:
+        """Append facts that became known together and return them once all are on disk: one wait for many facts.
+
+        A crash keeps the first few of them, whole; none was acted on.
+        """
+        now = round(time.time(), 3)
+        events = [Event(kind, now, data) for kind, data in facts]
+        if events:
+            self._append(b"".join(event.to_line().encode() + b"\n" for event in events))
+        return events
 
     def close(self) -> None:
         self._stream.close()
 
-    def _append(self, line: bytes) -> None:
+    def _append(self, lines: bytes) -> None:
         end = self._stream.tell()
         try:
-            written = self._stream.write(line)
-            if written != len(line):
+            written = self._stream.write(lines)
+            if written != len(lines):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._stream.fileno())
         except OSError as error:

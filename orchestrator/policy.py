@@ -9,18 +9,19 @@ epoch with fresh seeds; when those are judged, adopt it; finish. Which pictures 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain, groupby
+from itertools import groupby, islice
 from math import isnan
 from typing import Literal
 
 from evaluators.config import DecideConfig, GridConfig
-from evaluators.grid import batches, confirm_cells, select_cells
+from evaluators.grid import batches, confirm_cells
 from evaluators.rates import Selection, epoch_rate, epoch_rates, select
+from orchestrator.board import Board
 from orchestrator.choosing import next_cells, recorded_cells, select_by_curve
 from orchestrator.core.errors import StudyError
-from orchestrator.core.study import Cell, Checkpoint, Choice, EpochRate, Verdict
+from orchestrator.core.study import Cell, Choice, EpochRate, Verdict
 from orchestrator.state import StudyState
 
 Role = Literal["train", "draw", "judge"]
@@ -122,25 +123,49 @@ class Standing:
 def decide(target: Target, state: StudyState, standing: Standing) -> tuple[Decision, ...]:
     """Everything that should start now. Empty means: wait. Raises StudyError when no choice can ever be made."""
     training = unfinished_trials(target, state)
-    wanted = wanted_cells(target, state) | _asked(target, state, standing)
-    if training or unjudged(target, state, wanted):
-        return _start(target, state, standing, training, wanted)
+    lacking = _lacking(target, state, standing)
+    if training or lacking.open:
+        return _start(target, standing, training, lacking)
     if target.judge is None:
         return (Finish(),)
     selection = choose(target, state)
-    fresh = confirmation(target, state, selection)
-    if unjudged(target, state, fresh):
-        return _start(target, state, standing, (), fresh)
+    fresh = _lacking_of(target, state, confirmation(target, state, selection))
+    if fresh.open:
+        return _start(target, standing, (), fresh)
     choice = conclude(target, state, selection)
     return (Finish(),) if choice == state.choice else (Adopt(choice),)
 
 
-def _start(
-    target: Target, state: StudyState, standing: Standing, training: tuple[Train, ...], wanted: Mapping[str, Cell]
-) -> tuple[Work, ...]:
+@dataclass(frozen=True, slots=True)
+class _Lacking:
+    """What wanted cells lack: whether anything at all, and lazily which to draw and which to judge, in order."""
+
+    open: bool
+    to_draw: Iterable[Cell]
+    to_judge: Iterable[Cell]
+
+
+def _lacking(target: Target, state: StudyState, standing: Standing) -> _Lacking:
+    if target.decide.policy == "full":
+        board = board_of(target, state)
+        return _Lacking(board.open(), board.to_draw(), board.to_judge())
+    return _lacking_of(target, state, wanted_cells(target, state) | _asked(target, state, standing))
+
+
+def _lacking_of(target: Target, state: StudyState, cells: Mapping[str, Cell]) -> _Lacking:
+    unread = (
+        cell
+        for key, cell in cells.items()
+        if target.judge is not None and key in state.samples and (key, *target.judge) not in state.verdicts
+    )
+    undrawn = (cell for key, cell in cells.items() if key not in state.samples)
+    return _Lacking(unjudged(target, state, cells), undrawn, unread)
+
+
+def _start(target: Target, standing: Standing, training: tuple[Train, ...], lacking: _Lacking) -> tuple[Work, ...]:
     ready_to_train = (w for w in training if w not in standing.in_flight)
-    ready_to_judge = _judgements(target, state, wanted, standing.busy_keys(Judge))
-    ready_to_draw = _drawings(target, state, wanted, standing.busy_keys(Draw))
+    ready_to_judge = _judgements(lacking.to_judge, standing.busy_keys(Judge))
+    ready_to_draw = _drawings(target, lacking.to_draw, standing.busy_keys(Draw))
     return (
         *_take(ready_to_train, standing.free(Train), standing.held),
         *_take(ready_to_judge, standing.free(Judge), standing.held),
@@ -160,22 +185,18 @@ def unfinished_trials(target: Target, state: StudyState) -> tuple[Train, ...]:
     return tuple(Train(t.trial) for t in target.trials if any((t.trial, e) not in state.checkpoints for e in t.saved))
 
 
-def drawn_checkpoints(target: Target, state: StudyState) -> list[Checkpoint]:
-    """Saved epochs the grid wants, newest first."""
-    there = [state.checkpoints[t.trial, e] for t in target.trials for e in t.drawn if (t.trial, e) in state.checkpoints]
-    return sorted(there, key=lambda c: -c.epoch)
+def board_of(target: Target, state: StudyState) -> Board:
+    """The board that follows the state, or a new one."""
+    kept = state.follower
+    return kept if isinstance(kept, Board) and kept.target == target else Board(target, state)
 
 
 def wanted_cells(target: Target, state: StudyState) -> dict[str, Cell]:
     """The cells that speak about an epoch, by key, newest epoch first: all of the grid, or those asked for so far."""
-    if target.decide.policy != "full":
-        drawn = (c for c in recorded_cells(target, state).values() if c.weight != 0)
-        return {cell.key: cell for cell in sorted(drawn, key=lambda c: (-c.epoch, c.weight, c.prompt.name, c.seed))}
-    return dict(
-        chain.from_iterable(
-            select_cells(c, target.grid, target.base_sha256).items() for c in drawn_checkpoints(target, state)
-        )
-    )
+    if target.decide.policy == "full":
+        return board_of(target, state).wanted()
+    drawn = (c for c in recorded_cells(target, state).values() if c.weight != 0)
+    return {cell.key: cell for cell in sorted(drawn, key=lambda c: (-c.epoch, c.weight, c.prompt.name, c.seed))}
 
 
 def _asked(target: Target, state: StudyState, standing: Standing) -> dict[str, Cell]:
@@ -198,23 +219,16 @@ def unjudged(target: Target, state: StudyState, wanted: Mapping[str, Cell]) -> b
     )
 
 
-def _drawings(target: Target, state: StudyState, wanted: Mapping[str, Cell], busy: set[str]) -> Iterator[Draw]:
-    missing = (cell for key, cell in wanted.items() if key not in state.samples and key not in busy)
+def _drawings(target: Target, undrawn: Iterable[Cell], busy: set[str]) -> Iterator[Draw]:
+    missing = (cell for cell in undrawn if cell.key not in busy)
     return (Draw(batch) for batch in batches(missing, target.grid.batch))
 
 
-def _judgements(target: Target, state: StudyState, wanted: Mapping[str, Cell], busy: set[str]) -> Iterator[Judge]:
-    if target.judge is None:
-        return
-    unread = (
-        cell
-        for key, cell in wanted.items()
-        if key in state.samples and (key, *target.judge) not in state.verdicts and key not in busy
-    )
-    for _, cells in groupby(unread, key=lambda c: (c.trial, c.epoch)):
-        together = tuple(cells)
-        for at in range(0, len(together), JUDGE_BATCH):
-            yield Judge(together[at : at + JUDGE_BATCH])
+def _judgements(unread: Iterable[Cell], busy: set[str]) -> Iterator[Judge]:
+    free = (cell for cell in unread if cell.key not in busy)
+    for _, cells in groupby(free, key=lambda c: (c.trial, c.epoch)):
+        while together := tuple(islice(cells, JUDGE_BATCH)):
+            yield Judge(together)
 
 
 def verdicts_of(target: Target, state: StudyState, cells: Mapping[str, Cell]) -> dict[str, Verdict]:
@@ -227,6 +241,8 @@ def verdicts_of(target: Target, state: StudyState, cells: Mapping[str, Cell]) ->
 
 def rates(target: Target, state: StudyState) -> list[EpochRate]:
     """The curve so far, from the cells the grid wants."""
+    if target.decide.policy == "full":
+        return board_of(target, state).rates()
     wanted = wanted_cells(target, state)
     return epoch_rates(wanted.values(), verdicts_of(target, state, wanted))
 

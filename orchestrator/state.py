@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator.core.study import Cell, Checkpoint, Choice, Sample, Verdict
 from orchestrator.ledger import Event
@@ -21,6 +21,22 @@ class TrialState:
     started_at: float = 0.0
 
 
+class Follower(Protocol):
+    """Is told what a fact changed, after the state contains it; `orchestrator/board.py` is one."""
+
+    def saved(self, checkpoint: Checkpoint) -> None:
+        """An epoch was saved that was not known, or is another now."""
+
+    def drawn(self, cell: Cell) -> None:
+        """A cell has its first picture."""
+
+    def judged(self, verdict: Verdict) -> None:
+        """A cell has its first verdict of some judge."""
+
+    def forget(self) -> None:
+        """Something that was known is not true any more."""
+
+
 @dataclass(slots=True)
 class StudyState:
     """Everything recorded so far, indexed by identity."""
@@ -34,10 +50,13 @@ class StudyState:
     samples: dict[str, Sample] = field(default_factory=dict)
     verdicts: dict[tuple[str, str, int], Verdict] = field(default_factory=dict)
     """By (cell key, judge name, judge version)."""
+    judges: set[tuple[str, int]] = field(default_factory=set)
+    """Names and versions of those who gave them."""
     quarantined: list[Mapping[str, Any]] = field(default_factory=list)
     choice: Choice | None = None
     finished_at: float | None = None
     last_event_at: float = 0.0
+    follower: Follower | None = field(default=None, compare=False, repr=False)
 
     def apply(self, event: Event) -> None:
         """Take in one fact."""
@@ -54,19 +73,15 @@ class StudyState:
                 trial.attempts += 1
                 trial.started_at = event.time
             case "checkpoint_saved":
-                checkpoint = Checkpoint.from_json(data["checkpoint"])
-                self.checkpoints[checkpoint.trial, checkpoint.epoch] = checkpoint
+                self._saved(Checkpoint.from_json(data["checkpoint"]))
             case "trial_finished":
                 self.trials[data["trial"]].finished = True
             case "trial_failed":
                 self.trials[data["trial"]].error = data["error"]
             case "sample_drawn":
-                cell = Cell.from_json(data["cell"])
-                self.cells[cell.key] = cell
-                self.samples[cell.key] = Sample.from_json(data["sample"])
+                self._drawn(Cell.from_json(data["cell"]), Sample.from_json(data["sample"]))
             case "verdict_given":
-                verdict = Verdict.from_json(data["verdict"])
-                self.verdicts[verdict.cell_key, verdict.judge, verdict.judge_version] = verdict
+                self._judged(Verdict.from_json(data["verdict"]))
             case "file_quarantined":
                 self._forget(data)
             case "choice_made":
@@ -76,17 +91,40 @@ class StudyState:
             case "run_interrupted":
                 pass
 
+    def _saved(self, checkpoint: Checkpoint) -> None:
+        place = checkpoint.trial, checkpoint.epoch
+        known = self.checkpoints.get(place)
+        self.checkpoints[place] = checkpoint
+        if self.follower and known != checkpoint:
+            self.follower.saved(checkpoint)
+
+    def _drawn(self, cell: Cell, sample: Sample) -> None:
+        known = cell.key in self.samples
+        self.cells[cell.key], self.samples[cell.key] = cell, sample
+        if self.follower and not known:
+            self.follower.drawn(cell)
+
+    def _judged(self, verdict: Verdict) -> None:
+        place = verdict.cell_key, verdict.judge, verdict.judge_version
+        known = place in self.verdicts
+        self.verdicts[place] = verdict
+        self.judges.add((verdict.judge, verdict.judge_version))
+        if self.follower:
+            self.follower.forget() if known else self.follower.judged(verdict)
+
     def _forget(self, data: Mapping[str, Any]) -> None:
         """A quarantined file is as if it had never been made: what it held must be done again."""
         self.quarantined.append(dict(data))
+        if self.follower:
+            self.follower.forget()
         if "epoch" in data:
             self.checkpoints.pop((data["trial"], data["epoch"]), None)
             if trial := self.trials.get(data["trial"]):
                 trial.finished = False
         if "cell_key" in data:
             self.samples.pop(data["cell_key"], None)
-            for key in [k for k in self.verdicts if k[0] == data["cell_key"]]:
-                del self.verdicts[key]
+            for judge in self.judges:
+                self.verdicts.pop((data["cell_key"], *judge), None)
 
 
 def replay(events: Iterable[Event]) -> StudyState:

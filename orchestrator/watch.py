@@ -17,7 +17,7 @@ from evaluators.grid import pictures_to_choose_by
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Choice, EpochRate
 from orchestrator.ledger import Event
-from orchestrator.policy import Target, rates, unfinished_trials, wanted_cells
+from orchestrator.policy import Target, board_of, rates, unfinished_trials, wanted_cells
 from orchestrator.state import StudyState
 from trainer.facts import StepLogged
 
@@ -104,10 +104,16 @@ class Tally:
 
     def drawn(self, state: StudyState) -> int:
         """Pictures of the total that are there."""
+        if self.target.decide.policy == "full":
+            board = board_of(self.target, state)
+            return board.counts()[0] + min(board.fresh_counts()[0], self._confirm)
         return self._count(state, set(state.samples))
 
     def judged(self, state: StudyState) -> int:
         """Pictures of the total that the study's judge has seen."""
+        if self.target.decide.policy == "full":
+            board = board_of(self.target, state)
+            return board.counts()[1] + min(board.fresh_counts()[1], self._confirm)
         return self._count(state, {key for key, *judge in state.verdicts if tuple(judge) == self.target.judge})
 
     def _count(self, state: StudyState, keys: set[str]) -> int:
@@ -127,8 +133,20 @@ class Tally:
         return fresh
 
 
+def touched(event: Event, target: Target, state: StudyState) -> list[EpochRate]:
+    """The rates a verdict may have changed."""
+    cell = state.cells[event.data["verdict"]["cell_key"]]
+    if target.decide.policy == "full":
+        rate = board_of(target, state).rate_at(cell)
+        return [] if rate is None else [rate]
+    return [r for r in rates(target, state) if (r.trial, r.epoch, r.weight) == (cell.trial, cell.epoch, cell.weight)]
+
+
 QUIET = frozenset({"sample_drawn", "verdict_given"})
 """Facts that come one per picture: a plain terminal hears of each epoch instead."""
+
+
+REFRESHES_PER_S = 4
 
 
 class PlainLines:
@@ -150,7 +168,7 @@ class PlainLines:
         if event.kind not in QUIET:
             self.note(sentence(event, state))
         if event.kind == "verdict_given":
-            for rate in self._tally.complete(rates(self._tally.target, state)):
+            for rate in self._tally.complete(touched(event, self._tally.target, state)):
                 drawn, total = self._tally.drawn(state), self._tally.total
                 self.note(
                     f"epoch judged | trial={rate.trial} epoch={rate.epoch} weight={rate.weight:g}"
@@ -183,8 +201,10 @@ class Screen:
             self._bars.update(self._training, total=1, completed=1, status="all epochs saved")
         self._drawing: TaskID = self._bars.add_task("drawn", total=self._tally.total, status="")
         self._judging: TaskID = self._bars.add_task("judged", total=self._tally.total, status="")
-        self._live = Live(console=console, refresh_per_second=4, transient=True)
-        self._refresh(state)
+        self._live = Live(console=console, refresh_per_second=REFRESHES_PER_S, transient=True)
+        self._due = 0.0
+        self._state = state
+        self._refresh()
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -193,12 +213,15 @@ class Screen:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._refresh()
         self._live.stop()
 
     def event(self, event: Event, state: StudyState) -> None:
         if event.kind in ("file_quarantined", "trial_failed", "choice_made"):
             self.note(sentence(event, state))
-        self._refresh(state)
+        self._state = state
+        if time.monotonic() >= self._due:
+            self._refresh()
 
     def step(self, step: StepLogged) -> None:
         epochs = next((t.epochs for t in self._target.trials if t.trial == step.trial), step.epoch)
@@ -212,7 +235,9 @@ class Screen:
     def note(self, sentence: str) -> None:
         self._live.console.print(sentence, markup=False, highlight=False)
 
-    def _refresh(self, state: StudyState) -> None:
+    def _refresh(self) -> None:
+        """Count and draw anew: as often as the screen is shown, however many facts come in between."""
+        state, self._due = self._state, time.monotonic() + 1 / REFRESHES_PER_S
         self._bars.update(self._drawing, completed=self._tally.drawn(state))
         self._bars.update(self._judging, completed=self._tally.judged(state))
         self._live.update(Group(self._bars, curve_text(rates(self._target, state))))

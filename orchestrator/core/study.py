@@ -6,12 +6,12 @@ drawn there is a Sample; a judge's Findings on it make a Verdict; verdicts make 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import Any, Literal, Self
-
-from orchestrator.core.identity import digest
+from hashlib import sha256
+from typing import Any, Literal, Self, TypeVar, cast
 
 ENGINE_NUMERICS = 2
 """Raised whenever some cell would come out as different pixels on the same device; `_numerics` says which cells."""
@@ -28,13 +28,35 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for `json.dumps`."""
-        return asdict(self)
+        return {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote."""
-        known = {f.name for f in fields(cls)}
+        known = cls.__dataclass_fields__
         return cls(**{k: v for k, v in data.items() if k in known})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_json()
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+_R = TypeVar("_R", bound=Record)
+
+
+def _read_shared(kind: type[_R], data: Mapping[str, Any]) -> _R:
+    """One object for all cells of a grid that say the same: a study has thousands of cells and few prompts."""
+    known = kind.__dataclass_fields__
+    facts = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in data.items() if k in known)
+    # 1 and 1.0 are equal, and yet not the same in a key.
+    return cast(_R, _shared(cast(Any, kind), facts, tuple(type(v) for _, v in facts)))
+
+
+@lru_cache(maxsize=1024)
+def _shared(kind: type[Record], facts: tuple[tuple[str, Any], ...], _types: tuple[type, ...]) -> Record:
+    return kind(**dict(facts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +105,15 @@ class Drawing(Record):
     """Noise of each step: a function of seed and step alone, or ComfyUI's sequence, which differs between devices."""
 
 
+class _Keyed(Record):
+    """Room to remember the key: it is asked for often, and takes a hash to make."""
+
+    __slots__ = ("_key",)
+    _key: str
+
+
 @dataclass(frozen=True, slots=True)
-class Cell(Record):
+class Cell(_Keyed):
     """One coordinate of the grid. Two cells with the same key are the same picture."""
 
     trial: str
@@ -102,30 +131,45 @@ class Cell(Record):
     @property
     def key(self) -> str:
         """Hash of everything that changes the pixels."""
-        return _cell_key(self)
+        try:
+            return self._key
+        except AttributeError:
+            object.__setattr__(self, "_key", _cell_key(self))
+            return self._key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote."""
-        nested = {"prompt": Prompt.from_json(data["prompt"]), "drawing": Drawing.from_json(data["drawing"])}
-        known = {f.name for f in fields(cls)}
-        return cls(**{k: v for k, v in data.items() if k in known} | nested)
+        known = cls.__dataclass_fields__
+        kept = {k: v for k, v in data.items() if k in known}
+        kept["prompt"] = _read_shared(Prompt, data["prompt"])
+        kept["drawing"] = _read_shared(Drawing, data["drawing"])
+        return cls(**kept)
 
 
-@lru_cache(maxsize=2**16)
 def _cell_key(cell: Cell) -> str:
-    return digest(
-        {
-            "adapter": cell.adapter_sha256,
-            "weight": cell.weight,
-            "prompt": cell.prompt.text,
-            "negative": cell.prompt.negative,
-            "seed": cell.seed,
-            "drawing": _drawing_facts(cell.drawing),
-            "base": cell.base_sha256,
-            "numerics": _numerics(cell),
-        }
-    )
+    """The first half of the sha256 over canonical JSON: names in order, no spaces."""
+    head = _key_head(cell.adapter_sha256, cell.base_sha256, cell.drawing, cell.prompt.text, cell.prompt.negative)
+    tail = f'"seed":{json.dumps(cell.seed)},"weight":{json.dumps(cell.weight, allow_nan=False)}}}'
+    return sha256(head + tail.encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=4096)
+def _key_head(adapter: str, base: str, drawing: Drawing, text: str, negative: str) -> bytes:
+    """All but the two names that come last, seed and weight."""
+    facts = {
+        "adapter": adapter,
+        "base": base,
+        "drawing": _drawing_facts(drawing),
+        "negative": negative,
+        "numerics": _numerics(drawing, text + negative),
+        "prompt": text,
+    }
+    head = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return (head.removesuffix("}") + ",").encode()
 
 
 def _drawing_facts(drawing: Drawing) -> dict[str, Any]:
@@ -134,13 +178,13 @@ def _drawing_facts(drawing: Drawing) -> dict[str, Any]:
     return {name: value for name, value in asdict(drawing).items() if name not in later or value != later[name]}
 
 
-def _numerics(cell: Cell) -> int:
+def _numerics(drawing: Drawing, words: str) -> int:
     """The version of the engine since which the cell has its pixels; so a new version redraws only what it changes.
 
     2: prompts with parentheses have weights, and er_sde begins at a sigma that follows the shift.
     """
-    weighted = any(sign in cell.prompt.text + cell.prompt.negative for sign in "()")
-    moved = cell.drawing.sampler == "er_sde" and cell.drawing.shift != 3.0
+    weighted = any(sign in words for sign in "()")
+    moved = drawing.sampler == "er_sde" and drawing.shift != 3.0
     return 2 if weighted or moved else 1
 
 
@@ -210,7 +254,7 @@ class Verdict(Record):
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote."""
-        known = {f.name for f in fields(cls)}
+        known = cls.__dataclass_fields__
         kept = {k: v for k, v in data.items() if k in known}
         kept["findings"] = tuple(Finding.from_json(f) for f in data.get("findings", ()))
         kept["seen"] = tuple(data.get("seen", ()))
@@ -254,7 +298,7 @@ class Choice(Record):
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote."""
-        known = {f.name for f in fields(cls)}
+        known = cls.__dataclass_fields__
         kept = {k: v for k, v in data.items() if k in known}
         kept["selection"] = EpochRate.from_json(data["selection"])
         kept["runner_up"] = EpochRate.from_json(data["runner_up"]) if data.get("runner_up") else None

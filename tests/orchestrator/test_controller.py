@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -42,14 +42,16 @@ class DyingLedger(Ledger):
         super().__init__(path)
         self._left, self._before = at, before
 
-    def record(self, kind: EventKind, **data: object) -> Event:
-        dies, self._left = self._left == 0, self._left - 1
-        if dies and self._before:
-            raise Killed
-        event = super().record(kind, **data)
-        if dies:
-            raise Killed
-        return event
+    def record_all(self, facts: Iterable[tuple[EventKind, Mapping[str, object]]]) -> list[Event]:
+        events = []
+        for fact in facts:
+            dies, self._left = self._left == 0, self._left - 1
+            if dies and self._before:
+                raise Killed
+            events += super().record_all([fact])
+            if dies:
+                raise Killed
+        return events
 
 
 class Clock:
