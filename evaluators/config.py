@@ -156,6 +156,11 @@ class GridConfig(_Frozen):
         return tuple(e for e in saved if e in pick)
 
 
+def _switch(value: Any) -> Any:
+    """YAML reads a bare `on` and `off` as true and false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 class DecideConfig(_Frozen):
     """Which pictures are drawn to choose by, and how an epoch is adopted."""
 
@@ -177,6 +182,12 @@ class DecideConfig(_Frozen):
     """Fresh seeds, per prompt, drawn of the adopted epoch alone; they give the rate that is reported."""
     confirm_first_seed: NonNegativeInt = 1_000_000
     """Fresh seeds count up from here, leaving out any seed of the grid."""
+    stop: Annotated[Literal["off", "advise", "on"], BeforeValidator(_switch)] = "off"
+    """When the best epoch is behind, as the verdicts so far say: `advise` says so once, `on` ends the training."""
+    stop_threshold: float = Field(0.95, gt=0.5, le=1)
+    """How probable it must be that the best epoch is behind."""
+    stop_exposures: NonNegativeFloat = 0.0
+    """How often every picture must have been shown before that is considered."""
 
 
 class JudgeConfig(_Frozen):

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
 
 from infra.dialects import DIALECTS, Dialect, DialectName, dialect_of, region_of
+from infra.pods import hourly_price
 from orchestrator.core.errors import ConfigError
 
 ADDRESS = "write s3://BUCKET/PREFIX?endpoint=https://HOST&dialect=NAME&region=NAME (what follows ? may be left out)"
@@ -35,8 +36,17 @@ class ClusterConfig(_Frozen):
     """How often a piece of work is tried before it counts as failed."""
     back_off_s: PositiveFloat = 1.0
     """Pause before the second attempt; it doubles with every further one."""
+    dollars_per_hour: PositiveFloat | str | None = None
+    """What an hour of the machine costs: a number, or a kind of GPU as `conf/rates.yaml` names it. Left out: hours are
+    told, dollars are not."""
     silence_s: PositiveFloat = 600.0
     """An actor that has work and reports nothing for so long is taken for dead."""
+
+    @field_validator("dollars_per_hour")
+    @classmethod
+    def _has_a_price(cls, priced: float | str | None) -> float | str | None:
+        hourly_price(priced)
+        return priced
 
 
 class S3Config(_Frozen):

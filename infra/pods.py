@@ -46,6 +46,17 @@ class _Table(BaseModel):
     gpus: tuple[Offer, ...]
 
 
+def hourly_price(priced: float | str | None) -> float | None:
+    """Dollars per hour, as given or as the table says of a kind of GPU. Raises ConfigError for one it does not name."""
+    if not isinstance(priced, str):
+        return priced
+    offers = {offer.name: offer.dollars_per_hour for offer in read_offers()}
+    if priced not in offers:
+        known = f"write a number, or one of: {', '.join(offers)}"
+        raise ConfigError(f"no price is known for {priced!r}", where="cluster.dollars_per_hour", fix=known)
+    return offers[priced]
+
+
 def read_offers(path: Path = RATES) -> tuple[Offer, ...]:
     """The table, in its order. Raises ConfigError when it cannot be read."""
     try:

@@ -114,6 +114,8 @@ class _Call:
     role: Role
     actor: Any
     deadline: float
+    last: bool = False
+    """Whether training ends with this turn."""
 
 
 _ACTORS: Mapping[Role, type] = {"train": TrainerActor, "draw": ArtistActor, "judge": CriticActor}
@@ -194,6 +196,10 @@ class RayCrew:
         actor = self._idle[role].pop() if self._idle[role] else self._hire(role)
         self._call(actor, role, work, tuple(samples))
 
+    def halt(self, work: Train) -> None:
+        for call in self._calls.values():
+            call.last = call.last or call.work == work
+
     def wait(self, timeout_s: float) -> list[Report]:
         if not self._calls:
             return []
@@ -247,7 +253,10 @@ class RayCrew:
             return Failed(call.work, f"its actor died: {_one_line(error)}")
         match call.work:
             case Train():
-                if answer.done:
+                if call.last:
+                    # Its memory is wanted for drawing, and nothing more is trained.
+                    self._let_go(call.actor)
+                elif answer.done:
                     self._idle[call.role].append(call.actor)
                 else:
                     self._call(call.actor, call.role, call.work)

@@ -28,7 +28,7 @@ from orchestrator.core.errors import AdapterError, StudyError
 from orchestrator.core.study import Cell, Checkpoint, Sample, Verdict
 from orchestrator.crew import Crew, Drawn, Failed, Judged, Report, Slice, Trained
 from orchestrator.ledger import Event, EventKind, Ledger
-from orchestrator.policy import Adopt, Decision, Draw, Finish, Judge, Standing, Target, Train, Work, decide
+from orchestrator.policy import Adopt, Decision, Draw, Finish, Halt, Judge, Standing, Target, Train, Work, decide
 from orchestrator.reconcile import (
     Loss,
     LostCheckpoint,
@@ -40,6 +40,7 @@ from orchestrator.reconcile import (
     unrecorded_sample,
 )
 from orchestrator.state import StudyState
+from orchestrator.stopping import advise, as_stopped
 from trainer.facts import StepLogged
 
 Fact = tuple[EventKind, Mapping[str, Any]]
@@ -179,6 +180,9 @@ class Controller:
                     self._submit(crew, Draw(missing))
             case Judge(cells):
                 self._submit(crew, decision, [self.state.samples[cell.key] for cell in cells])
+            case Halt(work):
+                self._in_flight.discard(work)
+                crew.halt(work)
             case Adopt(choice):
                 self._record("choice_made", choice=choice.to_json())
             case Finish():
@@ -222,16 +226,23 @@ class Controller:
             self._failures.counts.pop(work.name, None)
             if self.state.checkpoints.get((checkpoint.trial, checkpoint.epoch)) != checkpoint:
                 self._take_in(checkpoint)
+                self._consider_stopping(work.trial)
         if turn.done:
             self._in_flight.discard(work)
             self._trial_ended(work)
+
+    def _consider_stopping(self, trial: str) -> None:
+        advice = advise(self.target, self.state, trial)
+        if advice is not None:
+            kind: EventKind = "trial_stopped" if self.target.decide.stop == "on" else "stop_advised"
+            self._record(kind, advice=advice.to_json())
 
     def _succeeded(self, work: Work) -> None:
         self._in_flight.discard(work)
         self._failures.counts.pop(work.name, None)
 
     def _trial_ended(self, work: Train) -> None:
-        wanted = next(t.saved for t in self.target.trials if t.trial == work.trial)
+        wanted = next(t.saved for t in as_stopped(self.target, self.state).trials if t.trial == work.trial)
         missing = [epoch for epoch in wanted if (work.trial, epoch) not in self.state.checkpoints]
         if missing:
             self._failed(work, f"training ended, but these epochs are not on the volume: {missing}")

@@ -102,6 +102,9 @@ class Crew(Protocol):
     def submit(self, work: Work, samples: Sequence[Sample] = ()) -> None:
         """Start a piece of work; `samples` are the pictures a Judge work is about."""
 
+    def halt(self, work: Train) -> None:
+        """End training that is under way, within a turn. What the turn still saves is reported, then no more."""
+
     def wait(self, timeout_s: float) -> list[Report]:
         """Reports that have come in; each submitted work is answered, if only by Failed."""
 
@@ -123,6 +126,10 @@ class InlineCrew:
 
     def submit(self, work: Work, samples: Sequence[Sample] = ()) -> None:
         self._queue.append((work, tuple(samples)))
+
+    def halt(self, work: Train) -> None:
+        self._queue = deque(queued for queued in self._queue if queued[0] != work)
+        self._trainers.pop(work.trial, None)
 
     def wait(self, timeout_s: float) -> list[Report]:  # noqa: ARG002 - nothing to wait for: work is done here
         if not self._queue:

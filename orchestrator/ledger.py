@@ -27,6 +27,8 @@ EventKind = Literal[
     "checkpoint_saved",  # checkpoint
     "trial_finished",  # trial
     "trial_failed",  # trial, attempt, error
+    "stop_advised",  # advice: the best epoch is behind; training goes on
+    "trial_stopped",  # advice: the best epoch is behind; training ends here
     "sample_drawn",  # cell, sample
     "verdict_given",  # verdict
     "file_quarantined",  # path, moved_to, reason, and what must be redone: trial+epoch or cell_key

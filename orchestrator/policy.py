@@ -23,6 +23,7 @@ from orchestrator.choosing import next_cells, recorded_cells, select_by_curve
 from orchestrator.core.errors import StudyError
 from orchestrator.core.study import Cell, Choice, EpochRate, Verdict
 from orchestrator.state import StudyState
+from orchestrator.stopping import as_stopped, stopped
 
 Role = Literal["train", "draw", "judge"]
 
@@ -49,6 +50,8 @@ class Target:
     decide: DecideConfig
     judge: tuple[str, int] | None
     base_sha256: str
+    dollars_per_hour: float | None = None
+    """What an hour of the machine costs; None when nobody said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,13 @@ class Judge:
 
 
 @dataclass(frozen=True, slots=True)
+class Halt:
+    """Let go of training that is under way: its trial was stopped."""
+
+    work: Train
+
+
+@dataclass(frozen=True, slots=True)
 class Adopt:
     """Record this choice."""
 
@@ -98,7 +108,7 @@ class Finish:
 
 
 Work = Train | Draw | Judge
-Decision = Work | Adopt | Finish
+Decision = Work | Halt | Adopt | Finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +132,8 @@ class Standing:
 
 def decide(target: Target, state: StudyState, standing: Standing) -> tuple[Decision, ...]:
     """Everything that should start now. Empty means: wait. Raises StudyError when no choice can ever be made."""
+    if halts := tuple(Halt(w) for w in standing.in_flight if isinstance(w, Train) and stopped(target, state, w.trial)):
+        return halts
     training = unfinished_trials(target, state)
     lacking = _lacking(target, state, standing)
     if training or lacking.open:
@@ -182,7 +194,8 @@ def _take(ready: Iterator[Work], free: int, held: frozenset[str]) -> list[Work]:
 
 def unfinished_trials(target: Target, state: StudyState) -> tuple[Train, ...]:
     """Trials with a saved epoch missing, in the order of the YAML."""
-    return tuple(Train(t.trial) for t in target.trials if any((t.trial, e) not in state.checkpoints for e in t.saved))
+    trials = as_stopped(target, state).trials
+    return tuple(Train(t.trial) for t in trials if any((t.trial, e) not in state.checkpoints for e in t.saved))
 
 
 def board_of(target: Target, state: StudyState) -> Board:
@@ -208,7 +221,7 @@ def _asked(target: Target, state: StudyState, standing: Standing) -> dict[str, C
     ahead = target.grid.batch * max(1, standing.slots["draw"])
     said = verdicts_of(target, state, recorded)
     asked = {cell.key: cell for cell in under_way if cell.purpose == "select"}
-    return recorded | asked | next_cells(target, state, said, under_way, ahead)
+    return recorded | asked | next_cells(as_stopped(target, state), state, said, under_way, ahead)
 
 
 def unjudged(target: Target, state: StudyState, wanted: Mapping[str, Cell]) -> bool:
@@ -250,7 +263,8 @@ def rates(target: Target, state: StudyState) -> list[EpochRate]:
 def choose(target: Target, state: StudyState) -> Selection:
     """The epoch to adopt, from every judged cell that was wanted."""
     if target.decide.policy != "full":
-        return select_by_curve(target, state, verdicts_of(target, state, recorded_cells(target, state)))
+        recorded = recorded_cells(target, state)
+        return select_by_curve(as_stopped(target, state), state, verdicts_of(target, state, recorded))
     return select(rates(target, state), target.decide.margin)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from orchestrator.core.study import Cell, Checkpoint, Choice, Sample, Verdict
+from orchestrator.core.study import Cell, Checkpoint, Choice, Sample, StopAdvice, Verdict
 from orchestrator.ledger import Event
 
 
@@ -19,6 +19,10 @@ class TrialState:
     finished: bool = False
     error: str = ""
     started_at: float = 0.0
+    advice: StopAdvice | None = None
+    """That the best epoch is behind."""
+    stopped: bool = False
+    """Whether the advice was taken: training ended when it was given."""
 
 
 class Follower(Protocol):
@@ -78,6 +82,10 @@ class StudyState:
                 self.trials[data["trial"]].finished = True
             case "trial_failed":
                 self.trials[data["trial"]].error = data["error"]
+            case "stop_advised" | "trial_stopped":
+                advice = StopAdvice.from_json(data["advice"])
+                known = self.trials.setdefault(advice.trial, TrialState())
+                known.advice, known.stopped = advice, event.kind == "trial_stopped"
             case "sample_drawn":
                 self._drawn(Cell.from_json(data["cell"]), Sample.from_json(data["sample"]))
             case "verdict_given":

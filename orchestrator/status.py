@@ -83,10 +83,16 @@ def _standing(state: StudyState) -> str:
 
 def _trial_line(state: StudyState, wanted: TrialTarget) -> str:
     trial = wanted.trial
+    known = state.trials.get(trial)
     saved = [epoch for epoch in wanted.saved if (trial, epoch) in state.checkpoints]
     newest = f"newest epoch {saved[-1]}" if saved else "no epoch yet"
-    failed = f", failed: {state.trials[trial].error}" if trial in state.trials and state.trials[trial].error else ""
-    return f"trial    {trial}: {len(saved)} of {len(wanted.saved)} epochs saved, {newest} of {wanted.epochs}{failed}"
+    failed = f", failed: {known.error}" if known and known.error else ""
+    line = f"trial    {trial}: {len(saved)} of {len(wanted.saved)} epochs saved, {newest} of {wanted.epochs}{failed}"
+    if known is None or known.advice is None:
+        return line
+    advice = known.advice
+    did = f"stopped, saving {advice.saving()}" if known.stopped else f"stopping would have saved {advice.saving()}"
+    return f"{line}\n         at epoch {advice.epoch}: {did}; {advice.reason}"
 
 
 def _duration(seconds: float) -> str:

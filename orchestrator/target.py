@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from infra.pods import hourly_price
 from orchestrator.config import StudyConfig
 from orchestrator.core.identity import digest
 from orchestrator.policy import Target, TrialTarget
@@ -27,6 +28,7 @@ def build_target(config: StudyConfig, *, dataset_sha256: str, base_sha256: str) 
         decide=config.decide,
         judge=judge_id(config),
         base_sha256=base_sha256,
+        dollars_per_hour=hourly_price(config.cluster.dollars_per_hour),
     )
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from evaluators.grid import pictures_to_choose_by
 from orchestrator.core.layout import Layout
-from orchestrator.core.study import Choice, EpochRate
+from orchestrator.core.study import Choice, EpochRate, StopAdvice
 from orchestrator.ledger import Event
 from orchestrator.policy import Target, board_of, rates, unfinished_trials, wanted_cells
 from orchestrator.state import StudyState
@@ -43,6 +43,12 @@ def sentence(event: Event, state: StudyState) -> str:
             return f"trial finished | trial={data['trial']}"
         case "trial_failed":
             return f"trial failed | trial={data['trial']} attempt={data['attempt']} | {data['error']}"
+        case "stop_advised" | "trial_stopped":
+            advice = StopAdvice.from_json(data["advice"])
+            ended = event.kind == "trial_stopped"
+            said = f"training ended, {advice.saving()} saved" if ended else f"stopping now would save {advice.saving()}"
+            word = "trial stopped" if ended else "stopping advised"
+            return f"{word} | trial={advice.trial} epoch={advice.epoch} | {said}: {advice.reason}"
         case "sample_drawn":
             c = data["cell"]
             return (
@@ -217,7 +223,7 @@ class Screen:
         self._live.stop()
 
     def event(self, event: Event, state: StudyState) -> None:
-        if event.kind in ("file_quarantined", "trial_failed", "choice_made"):
+        if event.kind in ("file_quarantined", "trial_failed", "stop_advised", "trial_stopped", "choice_made"):
             self.note(sentence(event, state))
         self._state = state
         if time.monotonic() >= self._due:

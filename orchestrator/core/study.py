@@ -277,6 +277,29 @@ class EpochRate(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class StopAdvice(Record):
+    """Why training a trial further is not worth it, and what not training it saves. Given when `epoch` was saved."""
+
+    trial: str
+    epoch: int
+    best_epoch: int
+    chance: float
+    """Probability that the best epoch is behind."""
+    epochs_left: int
+    hours: float
+    """What these would take, at the pace of the epochs so far."""
+    dollars: float | None
+    """What these hours would cost; None when nobody said what an hour costs."""
+    reason: str
+
+    def saving(self) -> str:
+        """What is saved, in words."""
+        spent = f"{self.hours:.1f} hours" if self.hours >= 2 else f"{60 * self.hours:.0f} minutes"
+        price = "" if self.dollars is None else f" and ${self.dollars:.2f}"
+        return f"{self.epochs_left} epochs, {spent}{price}"
+
+
+@dataclass(frozen=True, slots=True)
 class Choice(Record):
     """The adopted epoch and the evidence. `first_try_rate`, `interval` and `n` come from fresh seeds."""
 

@@ -106,6 +106,17 @@ def test_facts_stream_back_while_others_work(crew) -> None:
     assert drawn.samples[0].image != f"{os.getpid()}.png", "another process drew it"
 
 
+def test_halted_training_reports_the_turn_under_way_and_no_more(crew) -> None:
+    crew.submit(Train("halted"))
+    crew.halt(Train("halted"))
+    (last,) = reports(crew, 1)
+    assert isinstance(last, Trained)
+    assert [c.epoch for c in last.slice.checkpoints] == [1]
+    assert crew.wait(0.5) == []
+    crew.submit(Train("other"))
+    assert [r.slice.checkpoints[0].epoch for r in reports(crew, 3) if isinstance(r, Trained)] == [1, 2, 3]
+
+
 def test_verdicts_come_back_for_the_samples_that_were_sent(crew) -> None:
     crew.submit(Judge((cell(1),)), [Sample(cell(1).key, "a.png", "s", 0.1)])
     (report,) = reports(crew, 1)

@@ -1,0 +1,254 @@
+"""Does a policy find a good epoch from few pictures? Trained, drawn and judged for real, on pocket Anima.
+
+    python -m benchmarks.adaptive                       all of it, about an hour on two cores
+    python -m benchmarks.adaptive --seconds 230         as much as fits; the same command goes on
+
+Trials of `conf/quickstart.yaml` are trained with different seeds. Every epoch is then drawn on seeds that no study
+uses: the share of these pictures that pass is taken for its true rate. Repeated studies, each on seeds of its own, ask
+the study's own policy what to draw, epoch by epoch as training would save them, and choose. Every picture is drawn by
+the real engine and read by the real judge, once: `pool.jsonl` keeps what was said of it, so a broken run loses nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import ceil
+from pathlib import Path
+
+from rich.console import Console
+
+from evaluators.config import DecideConfig
+from evaluators.grid import batches
+from orchestrator.config import load_config
+from orchestrator.core.layout import Layout
+from orchestrator.core.study import Cell, Checkpoint, Sample, Verdict
+from orchestrator.crew import Artist, Critic
+from orchestrator.policy import Draw, Judge, Standing, Target, Train, choose, decide
+from orchestrator.run import Study, prepare
+from orchestrator.state import StudyState
+from trainer.checkpoints import published_checkpoints
+
+TRIALS = ("one", "two", "three")
+FULL_SEEDS = 24
+"""Seeds of the full grid: what a person who can afford it draws of every epoch."""
+TRUE_FROM = 2_000_000
+WITHIN = 0.05
+BATCH = 32
+
+
+class OutOfTime(Exception):
+    """The window is over; what is done is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one study chose, from how many pictures, and how good that epoch truly is."""
+
+    study: int
+    trial: str
+    policy: str
+    pictures: int
+    epoch: int
+    rate: float
+    best: float
+
+    @property
+    def regret(self) -> float:
+        return self.best - self.rate
+
+
+class Pool:
+    """Verdicts on cells: those on disk, and those drawn and read when they are asked for."""
+
+    def __init__(self, study: Study, until: float) -> None:
+        self._study, self._until = study, until
+        self._file = study.layout.root / "pool.jsonl"
+        self._artist: Artist | None = None
+        self._critic: Critic | None = None
+        lines = self._file.read_text().splitlines() if self._file.exists() else []
+        verdicts = (Verdict.from_json(json.loads(line)) for line in lines if line.endswith("}"))
+        self._known = {verdict.cell_key: verdict for verdict in verdicts}
+
+    def verdicts(self, cells: Iterable[Cell]) -> list[Verdict]:
+        """One per cell, in order. Raises OutOfTime between batches."""
+        cells = tuple(cells)
+        missing = {cell.key: cell for cell in cells if cell.key not in self._known}
+        for batch in batches(sorted(missing.values(), key=lambda c: (c.epoch, c.weight)), BATCH):
+            if time.monotonic() > self._until:
+                raise OutOfTime
+            self._draw(batch)
+        return [self._known[cell.key] for cell in cells]
+
+    def _draw(self, cells: Sequence[Cell]) -> None:
+        workers = self._study.workers
+        self._artist = self._artist or workers.artist()
+        self._critic = self._critic or workers.critic()
+        said = self._critic.judge(cells, self._artist.draw(cells))
+        with self._file.open("a") as stream:
+            stream.writelines(json.dumps(verdict.to_json()) + "\n" for verdict in said)
+        self._known |= {verdict.cell_key: verdict for verdict in said}
+
+
+def open_study(root: Path, threads: int) -> Study:
+    """The trials of the quickstart, which differ in the seed of their training alone."""
+    trials = [f"trials.{name}.seed={number}" for number, name in enumerate(TRIALS, 1)]
+    where = [
+        "study=adaptive",
+        f"volume={root}",
+        f"train.threads={threads}",
+        f"cluster.threads={threads}",
+        f"grid.batch={BATCH}",
+    ]
+    return prepare(load_config(Path("conf/quickstart.yaml"), [*where, *trials, "wandb.mode=disabled"]))
+
+
+def train(study: Study, until: float, console: Console) -> None:
+    """Train what is missing of every trial. Raises OutOfTime between turns; training goes on from its last epoch."""
+    for trial in study.target.trials:
+        worker = study.workers.trainer(trial.trial)
+        while not (turn := worker.advance(5.0)).done:
+            for checkpoint in turn.checkpoints:
+                console.print(f"trained  {checkpoint.trial} epoch {checkpoint.epoch} in {checkpoint.seconds:.1f} s")
+            if time.monotonic() > until:
+                raise OutOfTime
+
+
+def true_rates(study: Study, trial: str, seeds: int, pool: Pool) -> dict[int, float]:
+    """The share of passes of every epoch over seeds that no study draws; an unscored picture is no pass."""
+    grid, rates = study.target.grid, {}
+    for saved in checkpoints(study.layout, trial):
+        cells = [cell_of(study, saved, TRUE_FROM + number) for number in range(seeds)]
+        passed = sum(verdict.outcome == "pass" for verdict in pool.verdicts(cells))
+        rates[saved.epoch] = passed / (seeds * len(grid.prompts))
+    return rates
+
+
+def checkpoints(layout: Layout, trial: str) -> list[Checkpoint]:
+    """What training published of a trial, oldest first."""
+    return published_checkpoints(layout, trial)
+
+
+def cell_of(study: Study, saved: Checkpoint, seed: int) -> Cell:
+    """The picture of an epoch on one seed."""
+    grid = study.target.grid
+    return Cell(
+        trial=saved.trial,
+        epoch=saved.epoch,
+        adapter=saved.adapter,
+        adapter_sha256=saved.sha256,
+        weight=grid.weights[0],
+        prompt=grid.prompts[0].prompt(),
+        seed=seed,
+        drawing=grid.drawing.drawing(),
+        base_sha256=study.base_sha256,
+    )
+
+
+def wanted(study: Study, number: int, policy: str) -> Target:
+    """What the `number`-th study wants: one trial, seeds of its own, a policy at a third of the full grid at most."""
+    trial = study.target.trials[number % len(study.target.trials)]
+    seeds = tuple(range(1000 * (number + 1), 1000 * (number + 1) + FULL_SEEDS))
+    third = len(trial.drawn) * FULL_SEEDS // 3
+    decide_by = DecideConfig.model_validate(
+        {"policy": policy, "margin": study.config.decide.margin, "budget": third, "confirm_seeds": 20}
+    )
+    grid = study.target.grid.model_copy(update={"seeds": seeds, "batch": 8})
+    return replace(study.target, trials=(trial,), grid=grid, decide=decide_by)
+
+
+def replayed(target: Target, saved: Sequence[Checkpoint], pool: Pool) -> StudyState:
+    """The state of a study that has seen its epochs come one by one, and drawn of each what its policy asked for."""
+    state = StudyState()
+    for at, checkpoint in enumerate(saved, 1):
+        state.checkpoints[checkpoint.trial, checkpoint.epoch] = checkpoint
+        training = frozenset({Train(checkpoint.trial)}) if at < len(saved) else frozenset()
+        while works := list(_choosing(target, state, training)):
+            for work in works:
+                _done(work, state, pool)
+    return state
+
+
+def _choosing(target: Target, state: StudyState, training: frozenset[Train]) -> Iterator[Draw | Judge]:
+    """The pictures to choose by that the policy asks for now; drawing fresh ones of the choice is another matter."""
+    for work in decide(target, state, Standing(training)):
+        if isinstance(work, Draw | Judge) and work.cells[0].purpose == "select":
+            yield work
+
+
+def _done(work: Draw | Judge, state: StudyState, pool: Pool) -> None:
+    said = pool.verdicts(work.cells)
+    for cell, verdict in zip(work.cells, said, strict=True):
+        if isinstance(work, Draw):
+            state.cells[cell.key] = cell
+            state.samples[cell.key] = Sample(cell.key, "", "", 0.0)
+        else:
+            state.verdicts[cell.key, verdict.judge, verdict.judge_version] = verdict
+
+
+def run_study(study: Study, number: int, policy: str, rates: dict[str, dict[int, float]], pool: Pool) -> Result:
+    """One study by one policy."""
+    target = wanted(study, number, policy)
+    trial = target.trials[0].trial
+    state = replayed(target, checkpoints(study.layout, trial), pool)
+    epoch = choose(target, state).chosen.epoch
+    true = rates[trial]
+    return Result(number, trial, policy, len(state.cells), epoch, true[epoch], max(true.values()))
+
+
+def report(results: Sequence[Result], rates: dict[str, dict[int, float]], seeds: int) -> str:
+    """The figures as Markdown."""
+    lines = ["| trial | " + " | ".join(f"epoch {e}" for e in next(iter(rates.values()))) + " |"]
+    lines.append("|---" * (lines[0].count("|") - 1) + "|")
+    lines += [f"| {t} | " + " | ".join(f"{r:.3f}" for r in rates[t].values()) + " |" for t in rates]
+    lines += ["", f"| policy | within {WITHIN} of the best | mean regret | largest | pictures | epochs chosen |"]
+    lines.append("|---|---|---|---|---|---|")
+    for policy in dict.fromkeys(r.policy for r in results):
+        mine = [r for r in results if r.policy == policy]
+        near = sum(r.regret <= WITHIN + 1e-9 for r in mine)
+        drawn = sorted(r.pictures for r in mine)
+        regrets = [r.regret for r in mine]
+        chosen = ", ".join(str(r.epoch) for r in mine)
+        lines.append(
+            f"| {policy} | {near} of {len(mine)} | {sum(regrets) / len(mine):.3f} | {max(regrets):.3f}"
+            f" | {drawn[0]} to {drawn[-1]} | {chosen} |"
+        )
+    sd = max((r * (1 - r) / seeds) ** 0.5 for of in rates.values() for r in of.values() if r >= max(of.values()) - 0.1)
+    lines += ["", f"True rates are over {seeds} seeds: near the top each has a standard error of at most {sd:.3f}."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.adaptive", description=__doc__.split("\n")[0])
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="where the trials and the pool are kept")
+    parser.add_argument("--seconds", type=float, default=1e9, help="stop after so long; the same command goes on")
+    parser.add_argument("--studies", type=int, default=10)
+    parser.add_argument("--true-seeds", type=int, default=200, help="pictures of every epoch for its true rate")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    console = Console(highlight=False, soft_wrap=True)
+    until = time.monotonic() + options.seconds
+    study = open_study(options.root, options.threads)
+    try:
+        train(study, until, console)
+        pool = Pool(study, until)
+        rates = {t.trial: true_rates(study, t.trial, options.true_seeds, pool) for t in study.target.trials}
+        results = []
+        for policy in ("full", "coarse_to_fine", "adaptive"):
+            for number in range(options.studies):
+                results.append(run_study(study, number, policy, rates, pool))
+                console.print(json.dumps(asdict(results[-1])))
+    except OutOfTime:
+        console.print("The window is over; the same command goes on.")
+        return
+    console.print(report(results, rates, options.true_seeds))
+    need = ceil(0.9 * options.studies)
+    near = sum(r.regret <= WITHIN + 1e-9 for r in results if r.policy == "adaptive")
+    console.print(f"adaptive: {near} of {options.studies}, {need} wanted", style=None if near >= need else "bold")
+
+
+if __name__ == "__main__":
+    main()
