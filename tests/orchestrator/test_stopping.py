@@ -90,7 +90,7 @@ def run(root: Path, study: Target, said: StringIO | None = None) -> StudyState:
 
 
 def vars_of(state: StudyState) -> list[object]:
-    return [getattr(state, name) for name in state.__slots__]
+    return [getattr(state, name) for name in state.__slots__ if name != "follower"]
 
 
 def saved(state: StudyState) -> list[int]:
