@@ -109,7 +109,7 @@ class Studio:
         return "joined" if self.order.batch <= _JOINED_UP_TO else "apart"
 
     def _write(self, request: Request, pixels: Tensor, seconds: float) -> Picture:
-        picture = png_bytes(pixels, self._parameters(request))
+        picture = png_bytes(pixels, {"parameters": self._parameters(request)})
         facts = self._facts(request)
         name = f"{_slug(request.prompt)}-{request.seed}-{digest(facts | {'adapters': self._merged}, length=8)}"
         path = self.order.out / f"{name}.png"

@@ -5,23 +5,31 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from torch import Tensor
 
 from orchestrator.core.study import Drawing
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def png_bytes(pixels: Tensor, parameters: str) -> bytes:
-    """(3, H, W) in [-1, 1] as a PNG whose text field `parameters` says how it was drawn."""
-    levels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    text = PngInfo()
-    text.add_text("parameters", parameters)
+
+def png_bytes(pixels: Tensor, text: Mapping[str, str]) -> bytes:
+    """(3, H, W) in [-1, 1] as a PNG with these text fields; `parameters` is where tools look for the settings."""
+    levels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    return image_bytes(Image.fromarray(np.ascontiguousarray(levels)), text)
+
+
+def image_bytes(image: Image.Image, text: Mapping[str, str]) -> bytes:
+    """A picture as a PNG with these text fields."""
+    fields = PngInfo()
+    for name, value in text.items():
+        fields.add_text(name, value)
     stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(levels)).save(stream, "PNG", pnginfo=text, compress_level=4)
+    image.save(stream, "PNG", pnginfo=fields, compress_level=4)
     return stream.getvalue()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -19,9 +20,13 @@ from pydantic import (
 )
 
 from anima.prompt import read_prompt
+from anima.sources.config import HubPlace, Source
 from evaluators.prompts import Format, Layout, compose, fill, head_count_lock
 from orchestrator.core.layout import safe_name
-from orchestrator.core.study import Drawing, Prompt
+from orchestrator.core.study import ConstantAdapter, Drawing, Prompt, Role
+
+Side = Annotated[PositiveInt, Field(multiple_of=16)]
+"""Pixels along one side of a picture: whole patches of latent cells."""
 
 
 class _Frozen(BaseModel):
@@ -49,11 +54,21 @@ class EveryEpoch(_Frozen):
     first: PositiveInt = 1
 
 
+Seeds = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_expand_seeds)]
+Epochs = Annotated[EveryEpoch | tuple[PositiveInt, ...], BeforeValidator(_every_epoch)]
+
+
 class PromptConfig(_Frozen):
-    """A prompt, written out or composed, and whom it should show. `text` is in the end what is sent to the model."""
+    """A prompt, written out or composed, and whom it should show. `text` is in the end what is sent to the model.
+
+    Only prompts whose `role` is `rate` speak for or against an epoch. Controls and probes are drawn, judged where that
+    means something, and shown; they may have `seeds`, `epochs` and `weights` of their own, since a few pictures do.
+    """
 
     name: str
     """Short; it names a row of the report."""
+    role: Role = "rate"
+    """`rate`, `control` (without the adapter, or without its triggers) or `probe` (something unusual is asked for)."""
     text: str = ""
     """As it is sent, or with variables for the cast: `{left}`, `{center}`, `{right}`, `{1}`, `{triggers}`, `{cast}`,
     `{count}`. Empty with a `format`."""
@@ -63,14 +78,28 @@ class PromptConfig(_Frozen):
     """With a format: `side by side`, `touching` or `depth`."""
     add: tuple[str, ...] = ()
     """With a format: tags for everything but the looks, like `white background`."""
-    cast: tuple[str, ...] = Field(min_length=1, max_length=5)
-    """Triggers from left to right."""
+    sentence: str = ""
+    """With a format: a sentence in plain words, after the tags."""
+    cast: tuple[str, ...] = Field((), max_length=5)
+    """Triggers, from left to right. A control without triggers has none."""
+    positions: Literal["left to right", "any"] = "left to right"
+    """Whether the cast must stand in that order."""
     negative: str = ""
     """Counts where `drawing.cfg` is above 1 only."""
     lock_count: bool = False
     """Add the neighbouring head-counts to the negative prompt."""
     weight: NonNegativeFloat = 1.0
     """How much it counts in the rate, for policies that choose by the smoothed curve."""
+    size: tuple[Side, Side] | None = None
+    """Width and height, where it is not drawn at the grid's."""
+    adapter: bool = True
+    """Of a control: false draws it with the base alone, once for the whole study."""
+    seeds: Seeds | None = Field(None, min_length=1)
+    """Of a control or probe: instead of the grid's."""
+    epochs: Epochs | None = None
+    """Of a control or probe: which of the grid's epochs; left out, all of them."""
+    weights: tuple[PositiveFloat, ...] | None = Field(None, min_length=1)
+    """Of a control or probe: instead of the grid's."""
 
     @field_validator("name")
     @classmethod
@@ -83,15 +112,32 @@ class PromptConfig(_Frozen):
         if self.format is None:
             if not self.text:
                 raise ValueError("a prompt needs a `text` or a `format`")
-            if self.layout or self.add:
-                raise ValueError("`layout` and `add` go with a `format`; in a `text`, write them yourself")
+            if self.layout or self.add or self.sentence:
+                raise ValueError("`layout`, `add` and `sentence` go with a `format`; in a `text`, write them yourself")
             text = fill(self.text, self.cast)
         else:
-            text = compose(self.format, self.cast, layout=self.layout, add=self.add)
+            if not self.cast:
+                raise ValueError("a format is filled from the cast, and there is none; write a `text`")
+            text = compose(self.format, self.cast, layout=self.layout, add=self.add, sentence=self.sentence)
             if self.text not in ("", text):
                 raise ValueError(f"a prompt has a `text` or a `format`, not both; the format makes: {text}")
         read_prompt(text)
         object.__setattr__(self, "text", text)
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_role(self) -> Self:
+        if self.role == "rate":
+            if not self.cast:
+                raise ValueError("`cast` is missing: a picture passes when the right people are on it")
+            if not self.adapter:
+                raise ValueError("`adapter: false` goes with `role: control`; it says nothing about an epoch")
+            if own := [key for key in ("seeds", "epochs", "weights") if getattr(self, key) is not None]:
+                raise ValueError(f"`{own[0]}` goes with a control or a probe; what counts in a rate follows the grid")
+        if self.role == "probe" and not self.adapter:
+            raise ValueError("`adapter: false` goes with `role: control`")
+        if not self.adapter and (own := [key for key in ("epochs", "weights") if getattr(self, key) is not None]):
+            raise ValueError(f"the base alone has no {own[0]}; leave `{own[0]}` out")
         return self
 
     @field_validator("negative")
@@ -102,8 +148,10 @@ class PromptConfig(_Frozen):
 
     def prompt(self) -> Prompt:
         """The same as the value that travels with every cell."""
-        lock = head_count_lock(len(self.cast)) if self.lock_count else ""
-        return Prompt(self.name, self.text, self.cast, ", ".join(part for part in (self.negative, lock) if part))
+        lock = head_count_lock(len(self.cast)) if self.lock_count and self.cast else ""
+        negative = ", ".join(part for part in (self.negative, lock) if part)
+        ordered = self.positions == "left to right"
+        return Prompt(self.name, self.text, self.cast, negative, self.role, ordered)
 
 
 class DrawingConfig(_Frozen):
@@ -114,8 +162,8 @@ class DrawingConfig(_Frozen):
     cfg: float = Field(1.0, ge=1)
     """Guidance scale; 1 draws without a second, negative pass."""
     shift: PositiveFloat = 3.0
-    width: PositiveInt = 1024
-    height: PositiveInt = 1024
+    width: Side = 1024
+    height: Side = 1024
     schedule: Literal["simple", "linspace"] = "simple"
     """`simple` is ComfyUI's, `linspace` diffusers'; they are equal where `steps` divides 1000."""
     noise: Literal["keyed", "comfyui"] = "keyed"
@@ -126,16 +174,46 @@ class DrawingConfig(_Frozen):
         return Drawing(**self.model_dump())
 
 
+class AdapterSource(Source):
+    """An adapter of somebody else that all cells are drawn with, and its strength: `{source: ..., weight: 1.0}`."""
+
+    weight: float = Field(1.0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _is_a_file(self) -> Self:
+        if isinstance(self.place, HubPlace) and not self.place.file:
+            raise ValueError(f"{self.source} is a model, an adapter is a file: add its path, /like/this.safetensors")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return self.source.partition("?")[0].rstrip("/").rpartition("/")[2].removesuffix(".safetensors")
+
+    def constant(self) -> ConstantAdapter:
+        """The same as the value that travels with every cell. Its content must be known."""
+        if self.sha256 is None:
+            raise ValueError(f"nobody looked at the content of {self.source} yet")
+        return ConstantAdapter(self.name, self.sha256, self.weight)
+
+
+def _short_adapter(value: Any) -> Any:
+    return {"source": value} if isinstance(value, str) else value
+
+
 class GridConfig(_Frozen):
     """The product of axes that is drawn: epoch x weight x prompt x seed."""
 
     prompts: tuple[PromptConfig, ...] = Field(min_length=1)
-    seeds: Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_expand_seeds)] = Field(min_length=1)
+    seeds: Seeds = Field(min_length=1)
     """A list, or `{first: 1, count: 8}`."""
     weights: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)
     """Strengths the adapter is applied with."""
-    epochs: Annotated[EveryEpoch | tuple[PositiveInt, ...], BeforeValidator(_every_epoch)] = EveryEpoch()
+    epochs: Epochs = EveryEpoch()
     """`all`, `{every: 4, first: 20}`, or a list of epochs."""
+    with_adapters: tuple[Annotated[AdapterSource, BeforeValidator(_short_adapter)], ...] = ()
+    """Adapters that all cells are drawn with beside the one that is judged, like one that needs few steps: a source as
+    for `base`, or `{source: ..., weight: 1.0}`."""
     drawing: DrawingConfig = DrawingConfig()
     batch: PositiveInt = 8
     """Cells per request to an inference actor; they share adapter, weight and prompt."""
@@ -148,12 +226,58 @@ class GridConfig(_Frozen):
             raise ValueError(f"listed twice: {', '.join(twice)}")
         return axis
 
+    @model_validator(mode="after")
+    def _something_counts(self) -> Self:
+        if not self.rate_prompts:
+            raise ValueError("every prompt is a control or a probe; at least one must count in the rate")
+        counted = {self._drawn(prompt): prompt.name for prompt in self.rate_prompts}
+        for prompt in self.shown_prompts:
+            if other := counted.get(self._drawn(prompt)):
+                raise ValueError(f"prompts {other!r} and {prompt.name!r} make the same pictures, and only one counts")
+        return self
+
+    def _drawn(self, prompt: PromptConfig) -> tuple[object, ...]:
+        made = prompt.prompt()
+        return made.text, made.negative, self.drawing_of(prompt), prompt.adapter
+
+    @property
+    def rate_prompts(self) -> tuple[PromptConfig, ...]:
+        """Prompts whose pictures count in the rate."""
+        return tuple(prompt for prompt in self.prompts if prompt.role == "rate")
+
+    @property
+    def shown_prompts(self) -> tuple[PromptConfig, ...]:
+        """Controls and probes."""
+        return tuple(prompt for prompt in self.prompts if prompt.role != "rate")
+
+    @property
+    def constants(self) -> tuple[ConstantAdapter, ...]:
+        """The adapters every cell is drawn with, by content. Raises ValueError before `pinned` said what they hold."""
+        return tuple(source.constant() for source in self.with_adapters)
+
+    def pinned(self, hashes: Sequence[str]) -> GridConfig:
+        """The same grid, with the content of each of `with_adapters` written down."""
+        pins = zip(self.with_adapters, hashes, strict=True)
+        return self.model_copy(update={"with_adapters": tuple(a.model_copy(update={"sha256": h}) for a, h in pins)})
+
+    def drawing_of(self, prompt: PromptConfig) -> Drawing:
+        """How the cells of a prompt are drawn."""
+        drawing = self.drawing.drawing()
+        return drawing if prompt.size is None else replace(drawing, width=prompt.size[0], height=prompt.size[1])
+
     def select_epochs(self, saved: tuple[int, ...]) -> tuple[int, ...]:
         """Which of the `saved` epochs (ascending) are drawn."""
-        pick = self.epochs
-        if isinstance(pick, EveryEpoch):
-            return tuple(e for e in saved if e >= pick.first and (e % pick.every == 0 or e == saved[-1]))
-        return tuple(e for e in saved if e in pick)
+        return _select(self.epochs, saved)
+
+    def shows(self, prompt: PromptConfig, epoch: int, drawn: tuple[int, ...]) -> bool:
+        """Whether a control or probe is drawn of this one of the `drawn` epochs (ascending)."""
+        return prompt.epochs is None or epoch in _select(prompt.epochs, drawn)
+
+
+def _select(pick: EveryEpoch | tuple[int, ...], saved: tuple[int, ...]) -> tuple[int, ...]:
+    if isinstance(pick, EveryEpoch):
+        return tuple(e for e in saved if e >= pick.first and (e % pick.every == 0 or e == saved[-1]))
+    return tuple(e for e in saved if e in pick)
 
 
 def _switch(value: Any) -> Any:

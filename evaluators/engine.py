@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -25,11 +25,12 @@ from anima.base import base_folder
 from anima.draw import Request, draw
 from anima.flow import schedule_sigmas
 from anima.load import load_base
-from anima.lora import Merger
-from anima.png import parameters_text, png_bytes
+from anima.lora import Merger, Weighted
+from anima.png import png_bytes
+from evaluators.sidecar import png_text, sidecar_of
 from orchestrator.core.files import write_whole
 from orchestrator.core.layout import Layout
-from orchestrator.core.study import ENGINE_NUMERICS, Cell, Sample
+from orchestrator.core.study import ENGINE_NUMERICS, Cell, ConstantAdapter, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,26 @@ class _Merged:
 
     sha256: str
     weight: float
+    beside: tuple[ConstantAdapter, ...]
 
 
 class Engine:
-    """One device with the base on it. `batch` is the fixed number of pictures per forward pass."""
+    """One device with the base on it. `batch` is the fixed number of pictures per forward pass.
 
-    def __init__(self, base: str, study_root: str, *, threads: int = 0, batch: int = 8) -> None:
+    `adapters` says where adapters are that are not in the study's folder, by the sha256 of their content; `base_name`
+    is what sidecars call the base.
+    """
+
+    def __init__(
+        self,
+        base: str,
+        study_root: str,
+        *,
+        threads: int = 0,
+        batch: int = 8,
+        adapters: Mapping[str, str] | None = None,
+        base_name: str = "",
+    ) -> None:
         if threads:
             torch.set_num_threads(threads)
         torch.set_flush_denormal(True)
@@ -53,6 +68,7 @@ class Engine:
         self._merger = Merger(self._base.transformer, self._base.text)
         self._merged: _Merged | None = None
         self._layout, self._batch = Layout(Path(study_root)), batch
+        self._elsewhere, self._base_name = dict(adapters or {}), base_name or Path(base).name
 
     def draw(self, cells: Sequence[Cell]) -> list[Sample]:
         """Draw cells that share adapter, weight and drawing; one Sample per cell, in order.
@@ -61,7 +77,7 @@ class Engine:
         """
         if not cells:
             return []
-        shared = {(c.adapter_sha256, c.weight, c.drawing) for c in cells}
+        shared = {(c.adapter_sha256, c.weight, c.with_adapters, c.drawing) for c in cells}
         if len(shared) > 1:
             raise ValueError(f"cells of one call must share adapter, weight and drawing, not {len(shared)} of them")
         self._merge(cells[0])
@@ -71,15 +87,20 @@ class Engine:
         return samples
 
     def _merge(self, cell: Cell) -> None:
-        wanted = _Merged(cell.adapter_sha256, cell.weight)
+        wanted = _Merged(cell.adapter_sha256, cell.weight, cell.with_adapters)
         if self._merged == wanted:
             return
-        path = self._layout.resolve(cell.adapter)
-        adapter = read_adapter(path, sha256=cell.adapter_sha256)
+        adapters = [self._adapter(cell.adapter, cell.adapter_sha256, cell.weight)] if cell.adapter else []
+        adapters += [self._adapter(used.name, used.sha256, used.weight) for used in cell.with_adapters]
         # Half-merged weights must never draw: whatever happens now, what was merged before is gone.
         self._merged = None
-        self._merger.merge(adapter.state, cell.weight, where=str(path))
+        self._merger.merge_all(adapters)
         self._merged = wanted
+
+    def _adapter(self, name: str, sha256: str, weight: float) -> Weighted:
+        elsewhere = self._elsewhere.get(sha256)
+        path = Path(elsewhere) if elsewhere else self._layout.resolve(name)
+        return Weighted(read_adapter(path, sha256=sha256).state, weight, str(path))
 
     def _draw_batch(self, cells: Sequence[Cell]) -> list[Sample]:
         began = time.monotonic()
@@ -91,7 +112,7 @@ class Engine:
 
     def _write(self, cell: Cell, pixels: Tensor, seconds: float) -> Sample:
         path = self._layout.image(cell.trial, cell.epoch, cell.key)
-        picture = _png(cell, pixels)
+        picture = png_bytes(pixels, png_text(cell, self._base_name))
         digest = sha256(picture).hexdigest()
         write_whole(path.with_suffix(".json"), json.dumps(self._sidecar(cell, digest, seconds), indent=2) + "\n")
         write_whole(path, picture)
@@ -99,25 +120,22 @@ class Engine:
 
     def _sidecar(self, cell: Cell, digest: str, seconds: float) -> dict[str, Any]:
         """Everything needed to draw the picture again, and what it came to."""
-        drawing = cell.drawing
-        return {
-            "cell_key": cell.key,
-            **cell.to_json(),
-            "sigmas": [round(s, 8) for s in schedule_sigmas(drawing.schedule, drawing.steps, drawing.shift)],
-            "noise": f"per sample, {drawing.noise}, fp32",
-            "batch": self._batch,
-            "numerics": ENGINE_NUMERICS,
-            "device": torch.cuda.get_device_name() if self._base.device.type == "cuda" else platform.machine(),
-            "dtype": str(self._base.dtype).removeprefix("torch."),
-            "attention": "sdpa",
-            "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
-            "image_sha256": digest,
-            "seconds": seconds,
-        }
-
-
-def _png(cell: Cell, pixels: Tensor) -> bytes:
-    """(3, H, W) in [-1, 1] as PNG bytes, with the cell's settings in its text."""
-    adapter = {"Lora": Path(cell.adapter).parent.name, "Lora weight": cell.weight}
-    text = parameters_text(cell.prompt.text, cell.prompt.negative, cell.seed, cell.drawing, adapter)
-    return png_bytes(pixels, text)
+        drawing, cuda = cell.drawing, self._base.device.type == "cuda"
+        return sidecar_of(
+            cell,
+            image_sha256=digest,
+            seconds=seconds,
+            drawn_by={
+                "backend": "engine",
+                "base": self._base_name,
+                "sigmas": [round(s, 8) for s in schedule_sigmas(drawing.schedule, drawing.steps, drawing.shift)],
+                "noise": f"per sample, {drawing.noise}, fp32",
+                "batch": self._batch,
+                "threads": torch.get_num_threads(),
+                "numerics": ENGINE_NUMERICS,
+                "device": torch.cuda.get_device_name() if cuda else platform.machine(),
+                "dtype": str(self._base.dtype).removeprefix("torch."),
+                "attention": "sdpa",
+                "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
+            },
+        )

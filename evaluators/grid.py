@@ -1,6 +1,7 @@
 """From checkpoints to cells: the product epoch x weight x prompt x seed, in a stated order, keyed by what is drawn.
 
-Order: checkpoints as given; within one, weights and prompts as the YAML lists them, then seeds. All pure.
+Order: checkpoints as given; within one, weights and prompts as the YAML lists them, then seeds. Controls and probes are
+cells of their own, which no rate counts. All pure.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from functools import cache
 from itertools import count, islice
 from typing import Literal
 
-from evaluators.config import DecideConfig, GridConfig
+from evaluators.config import DecideConfig, GridConfig, PromptConfig
 from orchestrator.core.study import Cell, Checkpoint
 
+Purpose = Literal["select", "confirm", "show"]
+BASE_ALONE = "base"
+"""What cells without an adapter have in the place of a trial. No trial is called so: their names end in a hash."""
 FINALISTS = 3
 """Epochs that a coarse round sends into a second one."""
 
@@ -21,6 +25,34 @@ FINALISTS = 3
 def select_cells(checkpoint: Checkpoint, grid: GridConfig, base_sha256: str) -> Mapping[str, Cell]:
     """The cells that speak for or against a checkpoint, by key."""
     return _product(checkpoint, grid, grid.weights, grid.seeds, base_sha256, purpose="select")
+
+
+@cache
+def shown_cells(
+    checkpoint: Checkpoint, grid: GridConfig, drawn: tuple[int, ...], base_sha256: str
+) -> Mapping[str, Cell]:
+    """Controls and probes of a checkpoint, one of the `drawn` epochs (ascending); by key."""
+    cells = (
+        cell_of(checkpoint, weight, prompt, seed, grid, base_sha256, purpose="show")
+        for prompt in grid.shown_prompts
+        if prompt.adapter and grid.shows(prompt, checkpoint.epoch, drawn)
+        for weight in prompt.weights or grid.weights
+        for seed in prompt.seeds or grid.seeds
+    )
+    return {cell.key: cell for cell in cells}
+
+
+@cache
+def base_cells(grid: GridConfig, base_sha256: str) -> Mapping[str, Cell]:
+    """Controls of the base alone, which belong to no checkpoint; by key."""
+    nobody = Checkpoint(BASE_ALONE, 0, "", "", 0, 0, 0.0, 0.0, 0.0)
+    cells = (
+        cell_of(nobody, 0.0, prompt, seed, grid, base_sha256, purpose="show")
+        for prompt in grid.shown_prompts
+        if not prompt.adapter
+        for seed in prompt.seeds or grid.seeds
+    )
+    return {cell.key: cell for cell in cells}
 
 
 @cache
@@ -39,16 +71,29 @@ def fresh_seeds(grid: GridConfig, decide: DecideConfig) -> tuple[int, ...]:
 
 def pictures_to_choose_by(grid: GridConfig, decide: DecideConfig, epochs: int) -> int:
     """How many pictures a trial with so many `epochs` to draw takes before an epoch is chosen, at most."""
-    per_epoch = len(grid.weights) * len(grid.prompts) * len(grid.seeds)
+    per_epoch = len(grid.weights) * len(grid.rate_prompts) * len(grid.seeds)
     match decide.policy:
         case "adaptive":
             return decide.budget
         case "coarse_to_fine":
             coarse = epochs // decide.coarse_every + bool(epochs % decide.coarse_every)
             finalists = min(FINALISTS, coarse * len(grid.weights))
-            return coarse * per_epoch + finalists * decide.finalist_seeds * len(grid.prompts)
+            return coarse * per_epoch + finalists * decide.finalist_seeds * len(grid.rate_prompts)
         case "full":
             return epochs * per_epoch
+
+
+def pictures_to_show(grid: GridConfig, drawn: Sequence[tuple[int, ...]]) -> int:
+    """How many pictures are controls and probes; `drawn` are the epochs (ascending) of each trial."""
+    shown, alone = 0, 0
+    for prompt in grid.shown_prompts:
+        seeds = len(prompt.seeds or grid.seeds)
+        if prompt.adapter:
+            epochs = sum(grid.shows(prompt, epoch, own) for own in drawn for epoch in own)
+            shown += epochs * len(prompt.weights or grid.weights) * seeds
+        else:
+            alone += seeds
+    return shown + alone
 
 
 def batches(cells: Iterable[Cell], size: int) -> Iterator[tuple[Cell, ...]]:
@@ -63,8 +108,8 @@ def batches(cells: Iterable[Cell], size: int) -> Iterator[tuple[Cell, ...]]:
         yield tuple(batch)
 
 
-def _request(cell: Cell) -> tuple[str, float, str]:
-    return cell.adapter_sha256, cell.weight, cell.prompt.name
+def _request(cell: Cell) -> tuple[str, float, str, str]:
+    return cell.adapter_sha256, cell.weight, cell.prompt.name, cell.prompt.text
 
 
 def _product(
@@ -74,24 +119,38 @@ def _product(
     seeds: Sequence[int],
     base_sha256: str,
     *,
-    purpose: Literal["select", "confirm"],
+    purpose: Purpose,
 ) -> Mapping[str, Cell]:
-    drawing = grid.drawing.drawing()
     cells = (
-        Cell(
-            trial=checkpoint.trial,
-            epoch=checkpoint.epoch,
-            adapter=checkpoint.adapter,
-            adapter_sha256=checkpoint.sha256,
-            weight=weight,
-            prompt=prompt.prompt(),
-            seed=seed,
-            drawing=drawing,
-            base_sha256=base_sha256,
-            purpose=purpose,
-        )
+        cell_of(checkpoint, weight, prompt, seed, grid, base_sha256, purpose=purpose)
         for weight in weights
-        for prompt in grid.prompts
+        for prompt in grid.rate_prompts
         for seed in seeds
     )
     return {cell.key: cell for cell in cells}
+
+
+def cell_of(
+    checkpoint: Checkpoint,
+    weight: float,
+    prompt: PromptConfig,
+    seed: int,
+    grid: GridConfig,
+    base_sha256: str,
+    *,
+    purpose: Purpose = "select",
+) -> Cell:
+    """One cell of a grid."""
+    return Cell(
+        trial=checkpoint.trial,
+        epoch=checkpoint.epoch,
+        adapter=checkpoint.adapter,
+        adapter_sha256=checkpoint.sha256,
+        weight=weight,
+        prompt=prompt.prompt(),
+        seed=seed,
+        drawing=grid.drawing_of(prompt),
+        base_sha256=base_sha256,
+        purpose=purpose,
+        with_adapters=grid.constants,
+    )

@@ -38,11 +38,25 @@ _LAYOUTS: Mapping[Layout, str] = {
 _VARIABLE = re.compile(r"\{([A-Za-z_][A-Za-z_0-9]*|[0-9]+)\}")
 
 
-def compose(form: Format, cast: Sequence[str], *, layout: Layout | None = None, add: Sequence[str] = ()) -> str:
-    """One prompt of a format. `cast`: triggers from left to right, at most five; `add`: tags for everything else.
+def compose(
+    form: Format,
+    cast: Sequence[str],
+    *,
+    layout: Layout | None = None,
+    add: Sequence[str] = (),
+    sentence: str = "",
+) -> str:
+    """One prompt of a format. `cast`: triggers from left to right, one to five; `add`: tags for everything else;
+    `sentence`: plain words after the tags.
 
-    Nothing but triggers, places and `add` is written: a look that is described comes off its owner.
+    Nothing but triggers, places, `add` and `sentence` is written: a look that is described comes off its owner.
     """
+    if sentence and form == "json":
+        return json.dumps(
+            {**json.loads(compose(form, cast, layout=layout, add=add)), "description": sentence}, ensure_ascii=False
+        )
+    if sentence:
+        return f"{compose(form, cast, layout=layout, add=add)}. {sentence}"
     count, places = len(cast), PLACES[len(cast)]
     stance = [_LAYOUTS[layout]] if layout and count > 1 else []
     rest = [*stance, *add]

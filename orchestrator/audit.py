@@ -9,12 +9,8 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
-from anima.prompt import read_prompt
-from anima.vocabulary import t5_tokenizer, unknown_words
 from evaluators.config import PromptConfig
-from evaluators.judges.look import CharacterLook
 
 Groups = Mapping[tuple[str, ...], int]
 """Pictures per set of triggers (sorted)."""
@@ -49,10 +45,7 @@ def audit_counts(groups: Groups, prompts: Iterable[PromptConfig], triggers: Sequ
 
 def audit_captions(captions: Iterable[tuple[tuple[str, ...], str]], triggers: Sequence[str]) -> list[str]:
     """Warnings about whose looks the solo captions describe; `captions` are (triggers named, text)."""
-    described: dict[str, list[bool]] = defaultdict(list)
-    for who, text in captions:
-        if len(who) == 1:
-            described[who[0]].append(LOOK_WORDS.search(text) is not None)
+    described = _described(captions)
     shares = {t: sum(described[t]) / len(described[t]) for t in triggers if described[t]}
     if not shares or max(shares.values()) - min(shares.values()) <= UNEVEN_CAPTIONS:
         return []
@@ -63,38 +56,17 @@ def audit_captions(captions: Iterable[tuple[tuple[str, ...], str]], triggers: Se
     ]
 
 
-def audit_prompts(prompts: Iterable[PromptConfig], cast: Mapping[str, CharacterLook]) -> list[str]:
-    """Warnings about prompts that write what a trigger already means: written looks land on a neighbour."""
-    warnings = []
-    for prompt in prompts:
-        text = prompt.text.lower()
-        for who in prompt.cast:
-            if said := [words for words in look_words(cast[who]) if words in text]:
-                warnings.append(
-                    f"prompt {prompt.name!r} writes {', '.join(repr(w) for w in said)}, the looks of {who}:"
-                    " trigger and position alone keep characters apart"
-                )
-    return warnings
+def described_characters(captions: Iterable[tuple[tuple[str, ...], str]]) -> frozenset[str]:
+    """Whose solo captions describe hair or eyes more often than not: their triggers do not hold their looks."""
+    return frozenset(who for who, said in _described(captions).items() if 2 * sum(said) > len(said))
 
 
-def audit_words(prompts: Iterable[PromptConfig], base: Path | None) -> list[str]:
-    """Warnings about words of the prompts that the base's text conditioner cannot see; none without its tokenizer."""
-    tokenizer = t5_tokenizer(base) if base else None
-    if tokenizer is None:
-        return []
-    unseen = {p.name: unknown_words(read_prompt(f"{p.text} {p.negative}"), tokenizer) for p in prompts}
-    return [
-        f"prompt {name!r} has {', '.join(map(repr, words))}: T5 has no token for it, so it means what any unknown word"
-        " means; write it in plain letters, in the captions too"
-        for name, words in unseen.items()
-        if words
-    ]
-
-
-def look_words(look: CharacterLook) -> list[str]:
-    """A look as the tags a prompt would use."""
-    words = [f"{look.hair} hair", look.style, f"{look.eyes} eyes", look.accessory or "", "ahoge" if look.ahoge else ""]
-    return [w.lower() for w in words if w]
+def _described(captions: Iterable[tuple[tuple[str, ...], str]]) -> defaultdict[str, list[bool]]:
+    described: defaultdict[str, list[bool]] = defaultdict(list)
+    for who, text in captions:
+        if len(who) == 1:
+            described[who[0]].append(LOOK_WORDS.search(text) is not None)
+    return described
 
 
 def group(captions: Iterable[tuple[tuple[str, ...], str]]) -> Groups:

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from evaluators.grid import cell_of
 from evaluators.rates import Selection, epoch_rate
 from orchestrator.core.errors import StudyError
-from orchestrator.core.study import Cell, Checkpoint, EpochRate, Verdict
+from orchestrator.core.study import Cell, Checkpoint, Drawing, EpochRate, Verdict
 
 if TYPE_CHECKING:
     from evaluators.decide.choice import Candidate, Decision
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 def recorded_cells(target: Target, state: StudyState) -> dict[str, Cell]:
     """Drawn cells that speak about an epoch, or are controls, as the study is configured now; by key."""
     there = {(t.trial, e): state.checkpoints.get((t.trial, e)) for t in target.trials for e in t.drawn}
-    prompts, weights = {p.prompt() for p in target.grid.prompts}, {0.0, *target.grid.weights}
-    drawing = target.grid.drawing.drawing()
+    drawings = {p.prompt(): target.grid.drawing_of(p) for p in target.grid.rate_prompts}
+    weights, constants = {0.0, *target.grid.weights}, target.grid.constants
     return {
         key: cell
         for key, cell in state.cells.items()
@@ -33,9 +34,9 @@ def recorded_cells(target: Target, state: StudyState) -> dict[str, Cell]:
         and (checkpoint := there.get((cell.trial, cell.epoch))) is not None
         and cell.adapter_sha256 == checkpoint.sha256
         and cell.base_sha256 == target.base_sha256
-        and cell.drawing == drawing
+        and cell.drawing == drawings.get(cell.prompt)
+        and cell.with_adapters == constants
         and cell.weight in weights
-        and cell.prompt in prompts
     }
 
 
@@ -100,13 +101,12 @@ def _space(target: Target, trial: TrialTarget) -> Space:
     from evaluators.decide.table import Context
 
     grid, decide = target.grid, target.decide
-    size = f"{grid.drawing.width}x{grid.drawing.height}"
     return Space(
         planned=trial.drawn,
         seeds=grid.seeds,
         weights=grid.weights,
-        contexts=tuple(Context(prompt.name, size) for prompt in grid.prompts),
-        prompt_weights=tuple((prompt.name, prompt.weight) for prompt in grid.prompts),
+        contexts=tuple(Context(prompt.name, _size(grid.drawing_of(prompt))) for prompt in grid.rate_prompts),
+        prompt_weights=tuple((prompt.name, prompt.weight) for prompt in grid.rate_prompts),
         # Room for every seed of the grid among those that confirm, which leave them out.
         reserved=range(decide.confirm_first_seed, decide.confirm_first_seed + decide.confirm_seeds + len(grid.seeds)),
     )
@@ -134,24 +134,17 @@ def _ask(cell: Cell) -> Ask:
     from evaluators.decide.situation import Ask
     from evaluators.decide.table import Context
 
-    size = f"{cell.drawing.width}x{cell.drawing.height}"
-    return Ask(cell.epoch, cell.weight, Context(cell.prompt.name, size), cell.seed)
+    return Ask(cell.epoch, cell.weight, Context(cell.prompt.name, _size(cell.drawing)), cell.seed)
+
+
+def _size(drawing: Drawing) -> str:
+    return f"{drawing.width}x{drawing.height}"
 
 
 def _cell(target: Target, state: StudyState, trial: TrialTarget, ask: Ask) -> Cell:
     checkpoint: Checkpoint = state.checkpoints[trial.trial, ask.epoch]
     prompt = next(p for p in target.grid.prompts if p.name == ask.context.prompt)
-    return Cell(
-        trial=trial.trial,
-        epoch=ask.epoch,
-        adapter=checkpoint.adapter,
-        adapter_sha256=checkpoint.sha256,
-        weight=ask.weight,
-        prompt=prompt.prompt(),
-        seed=ask.seed,
-        drawing=target.grid.drawing.drawing(),
-        base_sha256=target.base_sha256,
-    )
+    return cell_of(checkpoint, ask.weight, prompt, ask.seed, target.grid, target.base_sha256)
 
 
 def _asks(target: Target, situation: Situation, at_most: int) -> tuple[Ask, ...]:

@@ -13,12 +13,12 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from anima.settings import checked, nearest, read_yaml
+from anima.settings import checked, read_yaml
 from anima.sources.config import BaseSources
 from evaluators.config import DecideConfig, GridConfig, JudgeConfig
 from evaluators.judges.look import CharacterLook
+from evaluators.prompt_checks import check_cast
 from infra.config import ClusterConfig
-from orchestrator.core.errors import ConfigError
 from orchestrator.core.layout import Layout, safe_name
 from trainer.captions import check_mirroring, one_sided_marks
 from trainer.config import DatasetConfig, TrainConfig, complete_trials
@@ -77,19 +77,7 @@ class StudyConfig(_Frozen):
 
     @model_validator(mode="after")
     def _prompts_show_the_cast(self) -> StudyConfig:
-        for prompt in self.grid.prompts:
-            for who in prompt.cast:
-                if who not in self.cast:
-                    near = nearest(who, self.cast)
-                    raise ConfigError(
-                        f"prompt {prompt.name!r} shows {who!r}, who is not in the cast", where="grid.prompts", fix=near
-                    )
-                if who not in prompt.text:
-                    raise ConfigError(
-                        f"the text of prompt {prompt.name!r} does not name {who!r}",
-                        where="grid.prompts",
-                        fix="write the trigger into the text, or take it out of the prompt's cast",
-                    )
+        check_cast(self.grid.prompts, self.cast)
         return self
 
     @model_validator(mode="after")

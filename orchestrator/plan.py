@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import comb
 from pathlib import Path
@@ -13,7 +13,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from evaluators.grid import pictures_to_choose_by
+from evaluators.grid import pictures_to_choose_by, pictures_to_show
+from evaluators.prompt_checks import look_warnings, word_warnings
 from infra.pods import Offer, read_offers
 from orchestrator import audit
 from orchestrator.config import StudyConfig, load_config
@@ -71,13 +72,15 @@ class Plan:
     repeats: int
     trials: tuple[TrialPlan, ...]
     fresh_pictures: int
+    shown_pictures: int
+    """Controls and probes."""
     pods: tuple[PodPlan, ...]
     warnings: tuple[str, ...]
 
     @property
     def pictures(self) -> int:
         """Everything that is drawn."""
-        return sum(t.pictures for t in self.trials) + self.fresh_pictures
+        return sum(t.pictures for t in self.trials) + self.fresh_pictures + self.shown_pictures
 
 
 def show_plan(path: Path, overrides: Sequence[str], console: Console) -> int:
@@ -91,16 +94,19 @@ def make_plan(config: StudyConfig) -> Plan:
     pictures = _pictures(config)
     warnings = list(pictures.warnings)
     trials = tuple(_trial(config, name, train, pictures) for name, train in config.trials.items())
-    fresh = len(config.grid.prompts) * config.decide.confirm_seeds if config.judge.name != "none" else 0
-    warnings += audit.audit_prompts(config.grid.prompts, config.cast) + _unsaved_epochs(config)
+    fresh = len(config.grid.rate_prompts) * config.decide.confirm_seeds if config.judge.name != "none" else 0
+    warnings += look_warnings(config.grid.prompts, config.cast, described=pictures.described)
+    warnings += _unsaved_epochs(config)
     if (tokenizers := tokenizers_folder(config.base)) is not None:
-        warnings += audit.audit_words(config.grid.prompts, tokenizers)
+        warnings += word_warnings(config.grid.prompts, tokenizers)
     if config.judge.name == "pixel" and config.base != "pocket":
         warnings.append("judge `pixel` reads pictures of the drawn world only; this base draws others")
-    pods = () if config.base == "pocket" else tuple(_pod(config, trials, fresh, offer) for offer in read_offers())
-    return Plan(
-        config.study, pictures.images, pictures.counted, config.dataset.repeats, trials, fresh, pods, tuple(warnings)
-    )
+    saved = [saved_epochs(train.epochs, train.save_every) for train in config.trials.values()]
+    shown = pictures_to_show(config.grid, [config.grid.select_epochs(own) for own in saved])
+    counts = (config.study, pictures.images, pictures.counted, config.dataset.repeats, trials, fresh, shown)
+    plan = Plan(*counts, pods=(), warnings=tuple(warnings))
+    offers = () if config.base == "pocket" else read_offers()
+    return replace(plan, pods=tuple(_pod(config, plan, offer) for offer in offers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,8 @@ class _Pictures:
     groups: audit.Groups
     counted: str
     warnings: Sequence[str]
+    described: frozenset[str] = frozenset()
+    """Characters whose looks the captions write."""
     repeated: audit.Groups | None = None
     """Showings per set of triggers where folders have their own repeats, before `dataset.repeats`."""
 
@@ -149,7 +157,8 @@ def _pictures(config: StudyConfig) -> _Pictures:
     repeated: Counter[tuple[str, ...]] = Counter()
     for picture in told:
         repeated[tuple(sorted(picture.triggers))] += picture.repeats
-    return _Pictures(found, f"captions in {root}", warnings, repeated)
+    described = audit.described_characters(captions)
+    return _Pictures(found, f"captions in {root}", warnings, described, repeated)
 
 
 def _drawn_groups(dataset: DatasetConfig, triggers: Sequence[str]) -> audit.Groups:
@@ -176,14 +185,13 @@ def _trial(config: StudyConfig, name: str, train: TrainConfig, pictures: _Pictur
     )
 
 
-def _pod(config: StudyConfig, trials: Sequence[TrialPlan], fresh: int, offer: Offer) -> PodPlan:
+def _pod(config: StudyConfig, plan: Plan, offer: Offer) -> PodPlan:
     drawing = config.grid.drawing
-    pictures = sum(t.pictures for t in trials) + fresh
     return PodPlan(
         offer,
-        sum(offer.training_hours(t.exposures, t.pixels) for t in trials),
+        sum(offer.training_hours(t.exposures, t.pixels) for t in plan.trials),
         offer.drawing_hours(
-            pictures, drawing.width * drawing.height, drawing.steps, passes=1 if drawing.cfg == 1 else 2
+            plan.pictures, drawing.width * drawing.height, drawing.steps, passes=1 if drawing.cfg == 1 else 2
         ),
     )
 
@@ -236,6 +244,8 @@ def _counts(plan: Plan) -> Table:
             table.add_row(name, value)
     if plan.fresh_pictures:
         table.add_row("fresh pictures", f"{plan.fresh_pictures} of the adopted epoch")
+    if plan.shown_pictures:
+        table.add_row("controls and probes", f"{plan.shown_pictures}; no rate counts them")
     table.add_row("pictures in all", f"{plan.pictures:,}")
     return table
 

@@ -2,21 +2,22 @@
 
 The rule, in order of the lines of `decide`:
 train every trial whose saved epochs are not all there; judge what is drawn; draw what is saved, newest epoch first, so
-that the curve on the screen is fresh; when every picture that speaks about an epoch is judged, choose; draw the chosen
-epoch with fresh seeds; when those are judged, adopt it; finish. Which pictures are drawn to choose by is the study's
-`decide.policy`: all of the grid, or what `choosing.py` asks for next.
+that the curve on the screen is fresh, and controls and probes where nothing that counts is left to draw; when every
+picture that speaks about an epoch is judged, choose; draw the chosen epoch with fresh seeds; when those are judged,
+adopt it; finish. Which pictures are drawn to choose by is the study's `decide.policy`: all of the grid, or what
+`choosing.py` asks for next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from math import isnan
 from typing import Literal
 
 from evaluators.config import DecideConfig, GridConfig
-from evaluators.grid import batches, confirm_cells
+from evaluators.grid import base_cells, batches, confirm_cells, shown_cells
 from evaluators.rates import Selection, epoch_rate, epoch_rates, select
 from orchestrator.board import Board
 from orchestrator.choosing import next_cells, recorded_cells, select_by_curve
@@ -136,14 +137,15 @@ def decide(target: Target, state: StudyState, standing: Standing) -> tuple[Decis
         return halts
     training = unfinished_trials(target, state)
     lacking = _lacking(target, state, standing)
-    if training or lacking.open:
-        return _start(target, standing, training, lacking)
+    beside = _lacking_of(target, state, cells_beside(target, state))
+    if training or lacking.open or (target.judge is None and beside.open):
+        return _start(target, standing, training, lacking, beside)
     if target.judge is None:
         return (Finish(),)
     selection = choose(target, state)
     fresh = _lacking_of(target, state, confirmation(target, state, selection))
-    if fresh.open:
-        return _start(target, standing, (), fresh)
+    if fresh.open or beside.open:
+        return _start(target, standing, (), fresh, beside)
     choice = conclude(target, state, selection)
     return (Finish(),) if choice == state.choice else (Adopt(choice),)
 
@@ -174,10 +176,11 @@ def _lacking_of(target: Target, state: StudyState, cells: Mapping[str, Cell]) ->
     return _Lacking(unjudged(target, state, cells), undrawn, unread)
 
 
-def _start(target: Target, standing: Standing, training: tuple[Train, ...], lacking: _Lacking) -> tuple[Work, ...]:
+def _start(target: Target, standing: Standing, training: tuple[Train, ...], *lacking: _Lacking) -> tuple[Work, ...]:
+    """What may start of what is `lacking`, the first of them first."""
     ready_to_train = (w for w in training if w not in standing.in_flight)
-    ready_to_judge = _judgements(lacking.to_judge, standing.busy_keys(Judge))
-    ready_to_draw = _drawings(target, lacking.to_draw, standing.busy_keys(Draw))
+    ready_to_judge = _judgements(chain.from_iterable(one.to_judge for one in lacking), standing.busy_keys(Judge))
+    ready_to_draw = _drawings(target, chain.from_iterable(one.to_draw for one in lacking), standing.busy_keys(Draw))
     return (
         *_take(ready_to_train, standing.free(Train), standing.held),
         *_take(ready_to_judge, standing.free(Judge), standing.held),
@@ -210,6 +213,18 @@ def wanted_cells(target: Target, state: StudyState) -> dict[str, Cell]:
         return board_of(target, state).wanted()
     drawn = (c for c in recorded_cells(target, state).values() if c.weight != 0)
     return {cell.key: cell for cell in sorted(drawn, key=lambda c: (-c.epoch, c.weight, c.prompt.name, c.seed))}
+
+
+def cells_beside(target: Target, state: StudyState) -> dict[str, Cell]:
+    """Controls and probes of what is saved, by key, newest epoch first: they are shown, and no rate counts them."""
+    if not target.grid.shown_prompts:
+        return {}
+    there = [(state.checkpoints.get((t.trial, e)), t.drawn) for t in target.trials for e in t.drawn]
+    saved = [(checkpoint, drawn) for checkpoint, drawn in there if checkpoint is not None]
+    cells = dict(base_cells(target.grid, target.base_sha256))
+    for checkpoint, drawn in sorted(saved, key=lambda found: -found[0].epoch):
+        cells |= shown_cells(checkpoint, target.grid, drawn, target.base_sha256)
+    return cells
 
 
 def _asked(target: Target, state: StudyState, standing: Standing) -> dict[str, Cell]:

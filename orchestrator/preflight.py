@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from anima.base import POCKET, base_folder, missing_parts
+from anima.sources.adapters import missing_adapters
 from anima.sources.config import BaseSources, HubPlace, LocalPlace, parse_place
 from anima.sources.hub import cached_folder, is_offline, not_cached
 from anima.sources.obtain import WHOLE_BASE, missing_sources
@@ -19,6 +20,7 @@ def missing(config: StudyConfig) -> list[MissingError]:
     """Everything that is not there, each with how to get it."""
     return [
         *_missing_base(config.base),
+        *missing_adapters(config.grid.with_adapters),
         *_missing_dataset(config),
         *_missing_gpu(config),
         *_missing_account(config),

@@ -16,6 +16,8 @@ from rich.console import Console
 
 from anima.base import base_sha256
 from anima.match import PartReport, inspect_base
+from anima.sources.adapters import obtain_adapters
+from anima.sources.config import base_name
 from anima.sources.obtain import obtain_base
 from infra.volume import LocalVolume
 from orchestrator.config import StudyConfig, load_config, to_data, to_yaml
@@ -94,6 +96,9 @@ def prepare(config: StudyConfig, *, tell: Callable[[str], None] = lambda _: None
     base = obtain_base(config.base, tell=tell).resolve()
     weights = inspect_base(base)
     base_hash = base_sha256(base)
+    beside = obtain_adapters(config.grid.with_adapters, tell=tell)
+    # With their content written down, what the ledger records of the configuration says which cells are meant.
+    config = config.model_copy(update={"grid": config.grid.pinned([adapter.sha256 for adapter in beside])})
     target = build_target(config, dataset_sha256=dataset.sha256, base_sha256=base_hash)
     trials = {
         trial_id(name, train, triggers=config.triggers, dataset_sha256=dataset.sha256, base_sha256=base_hash): train
@@ -111,6 +116,8 @@ def prepare(config: StudyConfig, *, tell: Callable[[str], None] = lambda _: None
         judge=target.judge,
         threads=config.cluster.threads,
         batch=config.grid.batch,
+        adapters={adapter.sha256: str(adapter.path) for adapter in beside},
+        base_name=base_name(config.base),
     )
     return Study(config, layout, base, base_hash, weights, dataset.sha256, target, workers)
 

@@ -98,9 +98,9 @@ class Tally:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self._per_weight = len(target.grid.prompts) * len(target.grid.seeds)
+        self._per_weight = len(target.grid.rate_prompts) * len(target.grid.seeds)
         self._select = sum(pictures_to_choose_by(target.grid, target.decide, len(t.drawn)) for t in target.trials)
-        self._confirm = len(target.grid.prompts) * target.decide.confirm_seeds if target.judge else 0
+        self._confirm = len(target.grid.rate_prompts) * target.decide.confirm_seeds if target.judge else 0
         self._told: set[tuple[str, int, float]] = set()
 
     @property

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evaluators.judges.look import CharacterLook
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, Sample, Verdict
-from orchestrator.crew import Slice
+from orchestrator.crew import Artist, Slice
 from trainer.config import DatasetConfig, TrainConfig
 from trainer.facts import CheckpointSaved, StepLogged, TrialFact
 
@@ -31,12 +31,25 @@ class StudyWorkers:
     judge: tuple[str, int] | None
     threads: int
     batch: int
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Files of adapters that every cell is drawn with, by the sha256 of their content."""
+    base_name: str = ""
+    """What people call the base."""
 
     def trainer(self, trial: str) -> TrialTrainer:
         return TrialTrainer(_facts(self, trial))
 
-    def artist(self) -> EngineArtist:
-        return EngineArtist(self.base, self.study_root, threads=self.threads, batch=self.batch)
+    def artist(self) -> Artist:
+        from evaluators.engine import Engine
+
+        return Engine(
+            self.base,
+            self.study_root,
+            threads=self.threads,
+            batch=self.batch,
+            adapters=self.adapters,
+            base_name=self.base_name,
+        )
 
     def critic(self) -> PixelCritic:
         if self.judge is None:
@@ -63,18 +76,6 @@ class TrialTrainer:
             if time.monotonic() >= until:
                 return Slice(tuple(steps))
         return Slice(tuple(steps), done=True)
-
-
-class EngineArtist:
-    """Draws cells with the adapter merged into the base."""
-
-    def __init__(self, base: str, study_root: str, *, threads: int, batch: int) -> None:
-        from evaluators.engine import Engine
-
-        self._engine = Engine(base, study_root, threads=threads, batch=batch)
-
-    def draw(self, cells: Sequence[Cell]) -> list[Sample]:
-        return self._engine.draw(cells)
 
 
 class PixelCritic:

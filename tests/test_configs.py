@@ -19,7 +19,7 @@ STUDIES = sorted(path for path in CONF.rglob("*.yaml") if path != RATES)
 def test_a_study_is_valid(path: Path) -> None:
     config = load_config(path)
     assert config.study == path.stem, "the folder of a study's runs is named like its file"
-    for prompt in config.grid.prompts:
+    for prompt in config.grid.rate_prompts:
         for look in config.cast.values():
             assert look.hair not in prompt.text, "trigger-only: a described look leaves its owner"
 
@@ -30,7 +30,8 @@ def test_the_real_study_counts_as_by_hand() -> None:
     assert plan.images == 294
     assert plan.trials[0].steps_per_epoch == 147
     assert plan.trials[0].exposures_per_image == 300
-    assert plan.pictures == 150 * 6
+    assert plan.trials[0].pictures == 150 * 6
+    assert plan.shown_pictures == 2 + 7 * 2 * 6, "the base alone, and seven prompts on two seeds at six epochs"
     several = sum(count for who, count in config.dataset.expect.items() if "+" in who)
     assert round(several / plan.images, 3) == 0.238
 

@@ -183,3 +183,11 @@ def read_base(text: str) -> tuple[str, str | BaseSources]:
     base = checked(_Based, data if "base" in data else {"base": data}, path, ()).base
     name, base = (str(path.resolve()), base) if isinstance(base, BaseSources) else read_base(base)
     return name, base
+
+
+def base_name(base: BaseSources | str) -> str:
+    """What people call a base: the hub's name for it, or the last part of a path."""
+    source = base if isinstance(base, str) else base.transformer.source
+    if isinstance(parse_place(source), HubPlace):
+        return source
+    return source.partition("?")[0].rstrip("/").rpartition("/")[2]

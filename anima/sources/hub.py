@@ -60,12 +60,12 @@ def shown(place: HubPlace) -> str:
     return f"hf://{place.repo}{at}" + (f"/{place.file}" if place.file else "")
 
 
-def not_cached(place: HubPlace) -> MissingError:
-    """What to say when it is not in the cache and the hub must not be asked."""
+def not_cached(place: HubPlace, *, what: str = "base") -> MissingError:
+    """What to say when it is not in the cache and the hub must not be asked. `what` names it for people."""
     wanted = " ".join(part for part in (place.repo, place.file) if part)
     at = "" if place.revision == "main" else f" --revision {place.revision}"
     return MissingError(
-        f"base {shown(place)} is not in the hub's local cache",
+        f"{what} {shown(place)} is not in the hub's local cache",
         where=str(cached_folder(place)),
         fix=f"fetch it once, where the network is fast: hf download {wanted}{at}",
     )
@@ -84,7 +84,7 @@ def _hub_faults(place: HubPlace) -> Iterator[None]:
         raise MissingError("the hub asks for a licence to be accepted", where=shown(place), fix=fix) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
         what = f"no such folder here, and the hub has no such model or file ({type(error).__name__})"
-        fix = "correct `base:`; for a private model set HF_TOKEN"
+        fix = "correct the source; for a private model set HF_TOKEN"
         raise MissingError(what, where=shown(place), fix=fix) from error
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         fix = f"check the network, or fetch it elsewhere: hf download {place.repo}"

@@ -52,23 +52,24 @@ WHOLE_BASE = "write hf://owner/model, or a mapping of transformer, text_encoder,
 
 def missing_sources(base: BaseSources) -> list[MissingError]:
     """Sources that are not there and cannot be fetched, as far as this machine can tell by itself."""
-    faults = []
-    for name, source in base.sources.items():
-        place = source.place
-        if isinstance(place, LocalPlace) and not place.path.exists():
-            faults.append(
-                MissingError("there is no such file or folder", where=f"base.{name}: {place.path}", fix="correct it")
-            )
-        elif isinstance(place, HubPlace) and is_offline() and not (cached_folder(place) / place.file).exists():
-            faults.append(not_cached(place))
-    return faults
+    return [fault for name, source in base.sources.items() if (fault := missing_source(f"base.{name}", source))]
+
+
+def missing_source(where: str, source: Source) -> MissingError | None:
+    """What to say of a source that is not there and cannot be fetched; `where` is its key in the YAML."""
+    place = source.place
+    if isinstance(place, LocalPlace) and not place.path.exists():
+        return MissingError("there is no such file or folder", where=f"{where}: {place.path}", fix="correct it")
+    if isinstance(place, HubPlace) and is_offline() and not (cached_folder(place) / place.file).exists():
+        return not_cached(place, what=where.partition(".")[0])
+    return None
 
 
 def _fetch_all(base: BaseSources, store: WeightStore, tell: Tell) -> dict[str, Path]:
     """Every source as a file or folder on this machine, by its key."""
     stop = threading.Event()
     with ThreadPoolExecutor(len(base.sources), thread_name_prefix="source") as pool:
-        jobs = {name: pool.submit(_fetch, name, source, store, tell, stop) for name, source in base.sources.items()}
+        jobs = {n: pool.submit(fetch, f"base.{n}", s, store, tell, stop) for n, s in base.sources.items()}
         try:
             # One fault ends the others at once, however much they have left.
             for job in wait(jobs.values(), return_when=FIRST_EXCEPTION).done:
@@ -79,19 +80,22 @@ def _fetch_all(base: BaseSources, store: WeightStore, tell: Tell) -> dict[str, P
     return {name: job.result() for name, job in jobs.items()}
 
 
-def _fetch(name: str, source: Source, store: WeightStore, tell: Tell, stop: threading.Event) -> Path:
-    """One source as a file or folder on this machine, with the content it should have."""
-    place = source.place
+def fetch(where: str, source: Source, store: WeightStore, tell: Tell, stop: threading.Event) -> Path:
+    """One source as a file or folder on this machine, with the content it should have. `where` is its key in the YAML.
+
+    Raises what `obtain_base` raises.
+    """
+    place, name = source.place, where.rpartition(".")[2]
     match place:
         case LocalPlace(path):
             found = path
             if not path.exists():
-                raise MissingError("there is no such file or folder", where=f"base.{name}: {path}", fix="correct it")
+                raise MissingError("there is no such file or folder", where=f"{where}: {path}", fix="correct it")
         case HubPlace(file=""):
             found = _hub_folder(name, place)
         case HubPlace():
             found = fetch_file(place)
-        case S3Place() | WebPlace() if name == "tokenizers":
+        case S3Place() | WebPlace() if where == "base.tokenizers":
             found = _remote_tokenizers(place, store, tell, stop)
         case S3Place(bucket, key):
             with closing(S3File(bucket, key)) as remote:
@@ -101,10 +105,10 @@ def _fetch(name: str, source: Source, store: WeightStore, tell: Tell, stop: thre
                 return _remote_file(name, remote, source, store, tell, stop)
     if source.sha256:
         if found.is_dir():
-            raise ConfigError("a folder has no sha256", where=f"base.{name}", fix="give it with a single file")
+            raise ConfigError("a folder has no sha256", where=where, fix="give it with a single file")
         if (actual := content_sha256(found)) != source.sha256:
             what = f"its sha256 is {actual}, the study asks for {source.sha256}"
-            raise WeightsError(what, where=str(found), fix=f"correct base.{name}, or fetch the file again")
+            raise WeightsError(what, where=str(found), fix=f"correct {where}, or fetch the file again")
     return found
 
 

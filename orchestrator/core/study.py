@@ -18,6 +18,9 @@ ENGINE_NUMERICS = 2
 
 Outcome = Literal["pass", "fail", "unscored"]
 
+Role = Literal["rate", "control", "probe"]
+"""What a prompt is for: the rate an epoch is chosen by, or only to be looked at beside it."""
+
 FindingKind = Literal["missing", "absorbed", "migrated", "duplicated", "drift", "count"]
 FINDING_KINDS: tuple[FindingKind, ...] = ("missing", "absorbed", "migrated", "duplicated", "drift", "count")
 
@@ -84,6 +87,10 @@ class Prompt(Record):
     text: str
     cast: tuple[str, ...]
     negative: str = ""
+    role: Role = "rate"
+    """A `control` shows what happens without the adapter or its triggers; a `probe` asks for something unusual."""
+    ordered: bool = True
+    """Whether the cast stands in its order, from left to right; otherwise anybody may stand anywhere."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cast", tuple(self.cast))
@@ -113,20 +120,33 @@ class _Keyed(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class ConstantAdapter(Record):
+    """An adapter that every cell of a grid is drawn with, beside the one that is judged."""
+
+    name: str
+    """For people: its file's name."""
+    sha256: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Cell(_Keyed):
     """One coordinate of the grid. Two cells with the same key are the same picture."""
 
     trial: str
     epoch: int
     adapter: str
+    """Its file relative to the study folder; empty for the base alone, whose cells belong to no trial."""
     adapter_sha256: str
     weight: float
     prompt: Prompt
     seed: int
     drawing: Drawing
     base_sha256: str
-    purpose: Literal["select", "confirm"] = "select"
-    """`confirm` cells use fresh seeds on the adopted epoch and take no part in choosing it."""
+    purpose: Literal["select", "confirm", "show"] = "select"
+    """`confirm` cells use fresh seeds on the adopted epoch and take no part in choosing it; `show` cells, which are
+    those of controls and probes, take part in no rate at all."""
+    with_adapters: tuple[ConstantAdapter, ...] = ()
 
     @property
     def key(self) -> str:
@@ -147,20 +167,24 @@ class Cell(_Keyed):
         kept = {k: v for k, v in data.items() if k in known}
         kept["prompt"] = _read_shared(Prompt, data["prompt"])
         kept["drawing"] = _read_shared(Drawing, data["drawing"])
+        kept["with_adapters"] = tuple(ConstantAdapter.from_json(used) for used in data.get("with_adapters", ()))
         return cls(**kept)
 
 
 def _cell_key(cell: Cell) -> str:
     """The first half of the sha256 over canonical JSON: names in order, no spaces."""
-    head = _key_head(cell.adapter_sha256, cell.base_sha256, cell.drawing, cell.prompt.text, cell.prompt.negative)
+    words = (cell.prompt.text, cell.prompt.negative)
+    head = _key_head(cell.adapter_sha256, cell.base_sha256, cell.drawing, *words, cell.with_adapters)
     tail = f'"seed":{json.dumps(cell.seed)},"weight":{json.dumps(cell.weight, allow_nan=False)}}}'
     return sha256(head + tail.encode()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=4096)
-def _key_head(adapter: str, base: str, drawing: Drawing, text: str, negative: str) -> bytes:
+def _key_head(
+    adapter: str, base: str, drawing: Drawing, text: str, negative: str, along: tuple[ConstantAdapter, ...]
+) -> bytes:
     """All but the two names that come last, seed and weight."""
-    facts = {
+    facts: dict[str, Any] = {
         "adapter": adapter,
         "base": base,
         "drawing": _drawing_facts(drawing),
@@ -168,6 +192,8 @@ def _key_head(adapter: str, base: str, drawing: Drawing, text: str, negative: st
         "numerics": _numerics(drawing, text + negative),
         "prompt": text,
     }
+    if along:
+        facts["along"] = [[used.sha256, used.weight] for used in along]
     head = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return (head.removesuffix("}") + ",").encode()
 

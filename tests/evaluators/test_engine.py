@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,7 +19,7 @@ from evaluators.config import DrawingConfig
 from evaluators.engine import Engine
 from orchestrator.core.errors import AdapterError
 from orchestrator.core.layout import Layout
-from orchestrator.core.study import Cell, Drawing, Prompt, Sample
+from orchestrator.core.study import Cell, ConstantAdapter, Drawing, Prompt, Sample
 
 PROMPT = Prompt("pair", "2girls, left side: kanachan, right side: koharu, white background", ("kanachan", "koharu"))
 DRAWING = Drawing(steps=3, width=96, height=64)
@@ -103,6 +104,32 @@ def test_schedule_and_noise_are_choices_of_the_grid(engine: Engine, study: tuple
     path = study[0].resolve(drawn[1].image)
     assert "Schedule type: linspace" in Image.open(path).text["parameters"]  # type: ignore[attr-defined]
     assert json.loads(path.with_suffix(".json").read_text())["sigmas"] == [1.0, 0.85714286, 0.6, 0.0]
+
+
+def test_adapters_of_others_are_merged_along(study: tuple[Layout, dict[int, str]]) -> None:
+    """Epoch 1 with epoch 2 beside it, from outside the study, is epoch 2 with epoch 1 beside it; alone it is not."""
+    layout, hashes = study
+    elsewhere = {digest: str(layout.adapter("main", epoch)) for epoch, digest in hashes.items()}
+    engine = Engine("pocket", str(layout.root), threads=1, batch=1, adapters=elsewhere, base_name="pocket")
+
+    def drawn(epoch: int, beside: int | None) -> Sample:
+        constant = (ConstantAdapter("turbo", hashes[beside], 0.5),) if beside else ()
+        return engine.draw([replace(cells(study, epoch, [4], 0.5)[0], with_adapters=constant)])[0]
+
+    alone, both, swapped = drawn(1, None), drawn(1, 2), drawn(2, 1)
+    levels = [np.asarray(Image.open(layout.resolve(s.image)).convert("RGB"), int) for s in (alone, both, swapped)]
+    assert abs(levels[0] - levels[1]).max() > 8
+    assert abs(levels[1] - levels[2]).max() <= 1, "sums of floats in another order"
+    sidecar = json.loads(layout.resolve(both.image).with_suffix(".json").read_text())
+    assert [(a["name"], a["weight"]) for a in sidecar["adapters"]] == [("main-epoch1", 0.5), ("turbo", 0.5)]
+    assert (sidecar["base"], sidecar["backend"], sidecar["threads"]) == ("pocket", "engine", 1)
+    text = Image.open(layout.resolve(both.image)).text["parameters"]  # type: ignore[attr-defined]
+    assert 'Lora weights: "main-epoch1: 0.5, turbo: 0.5"' in text
+    base = replace(cells(study, 1, [4], 0.0)[0], trial="base", epoch=0, adapter="", adapter_sha256="", with_adapters=())
+    bare, zero = engine.draw([base])[0], engine.draw([cells(study, 1, [4], 0.0)[0]])[0]
+    assert layout.resolve(bare.image).parent.name == "epoch-0000"
+    pictures = [Image.open(layout.resolve(s.image)).convert("RGB").tobytes() for s in (bare, zero)]
+    assert pictures[0] == pictures[1]
 
 
 def test_a_damaged_adapter_is_never_drawn(engine: Engine, study: tuple[Layout, dict[int, str]]) -> None:

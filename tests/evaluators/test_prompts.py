@@ -81,3 +81,35 @@ def test_the_head_count_is_locked_by_its_neighbours(count: int, tags: str) -> No
     assert head_count_lock(count) == tags
     prompt = PromptConfig(name="p", format="tags", cast=TRIO[:count], negative="blurry", lock_count=True).prompt()
     assert prompt.negative == f"blurry, {tags}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"cast": []}, "`cast` is missing"),
+        ({"adapter": False}, "goes with `role: control`"),
+        ({"adapter": False, "role": "probe"}, "goes with `role: control`"),
+        ({"seeds": [1]}, "`seeds` goes with a control or a probe"),
+        ({"weights": [0.5], "role": "control", "adapter": False}, "the base alone has no weights"),
+        ({"size": [100, 64]}, "multiple of 16"),
+        ({"cast": [], "role": "control", "format": "tags", "text": ""}, "a format is filled from the cast"),
+    ],
+)
+def test_a_prompt_fits_its_role(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        PromptConfig.model_validate({"name": "p", "text": "kanachan", "cast": ["kanachan"], **fields})
+
+
+def test_the_three_formats_of_the_field() -> None:
+    """K: trigger and framing tags; N: with a sentence in plain words; KT: with a hard tag."""
+    said = {
+        "K": compose("trigger", ["keichan"], add=["upper body"]),
+        "N": compose("trigger", ["keichan"], add=["upper body"], sentence="She looks at the viewer."),
+        "KT": compose("trigger", ["keichan"], add=["upper body", "hair intakes"]),
+    }
+    assert said == {
+        "K": "keichan, upper body",
+        "N": "keichan, upper body. She looks at the viewer.",
+        "KT": "keichan, upper body, hair intakes",
+    }
+    assert json.loads(compose("json", ["keichan"], sentence="She waves."))["description"] == "She waves."

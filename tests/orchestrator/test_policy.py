@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
+from evaluators.config import GridConfig
 from evaluators.grid import select_cells
 from orchestrator.core.errors import StudyError
 from orchestrator.core.study import Cell, Sample, Verdict
@@ -18,10 +20,12 @@ from orchestrator.policy import (
     Standing,
     Target,
     Train,
+    cells_beside,
     choose,
     conclude,
     confirmation,
     decide,
+    rates,
     wanted_cells,
 )
 from orchestrator.state import StudyState
@@ -213,3 +217,57 @@ def test_another_judge_reads_everything_again() -> None:
     (work,) = decide(target(judge=("other", 1)), state, Standing())
     assert isinstance(work, Judge)
     assert {c.epoch for c in work.cells} == {6}
+
+
+def with_shown(wanted: Target) -> Target:
+    """The same study with a control without triggers at every second epoch, and the base alone."""
+    prompts = [
+        *wanted.grid.model_dump()["prompts"],
+        {"name": "strangers", "text": "two girls", "role": "control", "seeds": [1], "epochs": {"every": 2}},
+        {"name": "base", "text": "a and b", "cast": ["a", "b"], "role": "control", "adapter": False, "seeds": [1]},
+    ]
+    grid = GridConfig.model_validate(wanted.grid.model_dump() | {"prompts": prompts})
+    return replace(wanted, grid=grid)
+
+
+def test_controls_and_probes_are_drawn_when_nothing_that_counts_is_left() -> None:
+    wanted, state = with_shown(target()), saved(StudyState(), 1, 2)
+    slots: dict[Role, int] = {"train": 1, "draw": 9, "judge": 1}
+    works = decide(wanted, state, Standing(frozenset({Train(TRIAL)}), slots=slots))
+    assert [(w.cells[0].prompt.name, w.cells[0].epoch) for w in works if isinstance(w, Draw)] == [
+        *[("trio", 2)] * 2,
+        *[("trio", 1)] * 2,
+        ("base", 0),
+        ("strangers", 2),
+    ]
+
+
+def test_controls_and_probes_count_in_no_rate_but_the_study_ends_only_with_them() -> None:
+    wanted, state = with_shown(target()), selected(target())
+    assert choose(wanted, state) == choose(target(), state)
+    for cell in cells_beside(wanted, state).values():
+        drawn(state, [cell])
+        state.verdicts[cell.key, *JUDGE] = Verdict(cell.key, *JUDGE, "fail")
+    assert choose(wanted, state) == choose(target(), state)
+    assert rates(wanted, state) == rates(target(), state)
+    fresh = confirmation(wanted, state, choose(wanted, state))
+    judged(state, fresh.values())
+    (adopt,) = decide(wanted, state, Standing())
+    assert isinstance(adopt, Adopt)
+    state.choice = adopt.choice
+    assert decide(wanted, state, Standing()) == (Finish(),)
+    lacking = next(key for key in cells_beside(wanted, state))
+    del state.verdicts[lacking, *JUDGE]
+    (judge,) = decide(wanted, state, Standing())
+    assert isinstance(judge, Judge)
+    assert judge.cells[0].key == lacking
+
+
+def test_without_a_judge_controls_and_probes_are_drawn_too() -> None:
+    wanted, state = with_shown(target(judge=None)), saved(StudyState(), *range(1, 7))
+    drawn(state, wanted_cells(wanted, state).values())
+    (draw,) = decide(wanted, state, Standing())
+    assert isinstance(draw, Draw)
+    assert draw.cells[0].prompt.name == "base"
+    drawn(state, cells_beside(wanted, state).values())
+    assert decide(wanted, state, Standing()) == (Finish(),)

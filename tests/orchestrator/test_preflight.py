@@ -32,6 +32,7 @@ def test_everything_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
     faults = [str(f) for f in missing(config(TRIO, tmp_path, f"dataset.root={tmp_path}/none", "wandb.mode=online"))]
     words: tuple[str, ...] = (
         "hf download circlestone-labs/Anima-Base-v1.0-Diffusers",
+        "hf download circlestone-labs/Anima-Official-LoRAs anima-turbo-lora-v0.2.safetensors",
         "294 pictures",
         "NVIDIA GPU",
         "wandb login",
@@ -118,3 +119,9 @@ def test_a_login_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(missing(study)) == 1
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     assert missing(study) == []
+
+
+def test_an_adapter_that_is_drawn_along_and_is_not_there_is_named(tmp_path: Path) -> None:
+    lacking = f"grid.with_adapters=[{tmp_path}/turbo.safetensors]"
+    (fault,) = missing(config(QUICK, tmp_path, lacking))
+    assert str(fault).startswith(f"grid.with_adapters: {tmp_path}/turbo.safetensors: there is no such file")
