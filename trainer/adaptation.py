@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from anima.load import Base
@@ -59,4 +60,13 @@ def adapt(base: Base, config: TrainConfig) -> Adaptation:
         if targets:
             own = {name: rank for name, rank in ranks.items() if name in targets}
             parameters += inject(component, config.rank, alpha, seed, targets=targets, ranks=own).parameters
+            if base.dtype != torch.float32:
+                _keep_input_dtype(component)
     return Adaptation(base, layers, alpha, tuple(parameters))
+
+
+def _keep_input_dtype(component: nn.Module) -> None:
+    """Leave casting to autocast: peft's own cast to fp32 and autocast's cast back cancel out, but each keeps a copy."""
+    for module in component.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = False

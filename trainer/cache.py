@@ -8,14 +8,14 @@ another key. An interrupted run loses nothing that was written.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anima.base import content_sha256
 from anima.load import Base
@@ -23,6 +23,7 @@ from orchestrator.core.errors import DatasetError
 from orchestrator.core.identity import digest, folder_sha256
 from trainer.buckets import Size
 from trainer.dataset import Item
+from trainer.memory import visiting
 from trainer.pictures import decode, training_view
 from trainer.tensor_files import TensorFiles
 
@@ -74,8 +75,9 @@ class LatentCache:
         missing = sorted((v for v in views if self._key(v) not in self._files), key=lambda v: (v.size, v.item.file))
         for _, same_size in groupby(missing, key=lambda v: v.size):
             alike = list(same_size)
-            for start in range(0, len(alike), self._batch):
-                self._encode(alike[start : start + self._batch])
+            with visiting(self._base.device, [self._base.codec.vae]):
+                for start in range(0, len(alike), self._batch):
+                    self._encode(alike[start : start + self._batch])
 
     def get(self, views: Sequence[View]) -> Tensor:
         """(B, C, 1, h, w) of views of one size."""
@@ -84,7 +86,7 @@ class LatentCache:
     def _one(self, view: View) -> Tensor:
         value = self._files.get(self._key(view))
         if value is None:
-            self._encode([view])
+            self.prepare([view])
             value = self._files.get(self._key(view))
         assert value is not None
         return value
@@ -117,24 +119,54 @@ class LatentCache:
         return torch.from_numpy(array / 127.5 - 1).permute(2, 0, 1).contiguous()
 
 
-class TextCache:
-    """What an encoder makes of captions, in its own numbers. `kind` and `identity` say which encoder and output."""
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """How captions become tensors (rows, dim): a function, the modules it runs, and where it runs them."""
 
-    def __init__(self, folder: Path, kind: str, identity: str, encode: Callable[[str], Tensor]) -> None:
+    encode: Callable[[str], Tensor]
+    modules: tuple[nn.Module, ...]
+    device: torch.device
+
+
+class TextCache:
+    """What an encoder makes of captions, in its own numbers. `kind` and `identity` say which encoder and output.
+
+    Captions are encoded one by one, as drawing does: the numbers must not depend on company.
+    """
+
+    def __init__(self, folder: Path, kind: str, identity: str, encoder: Encoder) -> None:
         self._files = TensorFiles(folder / "text", memory_bytes=MEMORY_BYTES)
-        self._kind, self._identity, self._encode = kind, identity, encode
+        self._kind, self._identity, self._encoder = kind, identity, encoder
+        self._passing: dict[str, tuple[Tensor, int]] = {}
 
     def prepare(self, captions: Iterable[str]) -> None:
-        """Encode what is not on disk, one by one as drawing does: the numbers must not depend on company."""
-        for caption in sorted(set(captions)):
-            key = self._key(caption)
-            if key not in self._files:
-                self._files.put(key, self._encode(caption))
+        """Encode what is not on disk."""
+        missing = [c for c in sorted(set(captions)) if self._key(c) not in self._files]
+        for caption, value in self._encoded(missing):
+            self._files.put(self._key(caption), value)
+
+    def expect(self, captions: Iterable[str]) -> None:
+        """Encode captions that will be asked for before the next call, and will hardly ever come again."""
+        missing = [c for c in sorted(set(captions)) if self._key(c) not in self._files]
+        # The zero rows below a conditioning are most of it.
+        self._passing = {c: (_without_zero_rows(value.cpu()), len(value)) for c, value in self._encoded(missing)}
 
     def get(self, caption: str) -> Tensor:
-        """(rows, dim), on the CPU. What was not prepared is encoded and not kept."""
-        value = self._files.get(self._key(caption))
-        return self._encode(caption).cpu() if value is None else value
+        """(rows, dim), on the CPU. What was neither prepared nor expected is encoded and not kept."""
+        if caption in self._passing:
+            value, rows = self._passing[caption]
+            return nn.functional.pad(value, (0, 0, 0, rows - len(value)))
+        kept = self._files.get(self._key(caption))
+        if kept is not None:
+            return kept
+        ((_, value),) = self._encoded([caption])
+        return value.cpu()
+
+    def _encoded(self, captions: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        if captions:
+            with visiting(self._encoder.device, self._encoder.modules):
+                for caption in captions:
+                    yield caption, self._encoder.encode(caption)
 
     def _key(self, caption: str) -> str:
         facts: Mapping[str, object] = {
@@ -144,3 +176,8 @@ class TextCache:
             "numerics": NUMERICS,
         }
         return digest(facts, length=32)
+
+
+def _without_zero_rows(value: Tensor) -> Tensor:
+    used = value.abs().amax(dim=1).nonzero()
+    return value[: int(used[-1]) + 1 if len(used) else 0].clone()

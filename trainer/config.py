@@ -18,6 +18,8 @@ from pydantic import (
     model_validator,
 )
 
+from anima.prompt import read_prompt
+
 CaptionKind = Literal["txt", "caption", "json"]
 Role = Literal["solo", "pair", "trio", "regularisation"]
 
@@ -117,6 +119,39 @@ class BucketConfig(_Frozen):
         return self
 
 
+class SamplesConfig(_Frozen):
+    """Pictures drawn while training, of the adapter as it is then: to look at, not evidence. Of a few fixed seeds."""
+
+    prompts: tuple[str, ...] = ()
+    """As they are sent to the model. One way of writing a prompt hides what another shows, so give several; none means
+    each trigger alone, and for each character a caption she is trained with."""
+    negative: str = ""
+    """Counts where `cfg` is above 1 only."""
+    seeds: tuple[NonNegativeInt, ...] = Field((42, 43), min_length=1)
+    every: PositiveInt = 1
+    """Epochs from one set of pictures to the next; before the first epoch and after the last there always is one."""
+    sampler: Literal["er_sde", "euler"] = "er_sde"
+    steps: PositiveInt = 20
+    cfg: float = Field(4.0, ge=1)
+    shift: PositiveFloat = 3.0
+    size: tuple[PositiveInt, PositiveInt] | None = None
+    """Width and height; None means `train.resolution`."""
+    batch: PositiveInt = 2
+    """Pictures drawn at once."""
+
+    @field_validator("size")
+    @classmethod
+    def _whole_patches(cls, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        return None if size is None else _sides(size)
+
+    @field_validator("prompts", "negative")
+    @classmethod
+    def _readable(cls, written: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        for prompt in (written,) if isinstance(written, str) else written:
+            read_prompt(prompt)
+        return written
+
+
 class TrainConfig(_Frozen):
     """How a LoRA is trained. Defaults are the field's for character adapters."""
 
@@ -195,6 +230,9 @@ class TrainConfig(_Frozen):
     does so on a GPU whose memory would not hold them."""
     compile: bool = False
     """Compile the transformer's blocks first: minutes at the start (and per size), then faster steps."""
+    samples: SamplesConfig | None = None
+    """Pictures to draw while training, like `{prompts: ["kanachan, 1girl"], seeds: [42]}`, or `{}`; none by default,
+    for a study's grid draws every saved epoch anyway."""
     threads: NonNegativeInt = 0
     """CPU threads of the trainer; 0 leaves torch's choice. Fixed threads make CPU results repeatable."""
     seed: int = 0
@@ -202,9 +240,7 @@ class TrainConfig(_Frozen):
     @field_validator("resolution")
     @classmethod
     def _whole_patches(cls, resolution: tuple[int, int]) -> tuple[int, int]:
-        if any(side % SIDE for side in resolution):
-            raise ValueError(f"sides must be multiples of {SIDE}")
-        return resolution
+        return _sides(resolution)
 
     @field_validator("targets")
     @classmethod
@@ -248,6 +284,12 @@ def complete_trials(data: Any) -> Any:
     if not isinstance(common, Mapping) or not isinstance(trials, Mapping):
         return data
     return {**data, "trials": {name: {**common, **(own or {})} for name, own in trials.items()}}
+
+
+def _sides(size: tuple[int, int]) -> tuple[int, int]:
+    if any(side % SIDE for side in size):
+        raise ValueError(f"sides must be multiples of {SIDE}")
+    return size
 
 
 def _compiles(pattern: str) -> None:

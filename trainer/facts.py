@@ -31,6 +31,8 @@ class StepLogged(Record):
     seconds: float
     by_character: Mapping[str, float] = field(default_factory=dict)
     """Mean error, without weights, of the exposures that show each character."""
+    memory_mb: int | None = None
+    """Most memory used so far: the GPU's where there is one, else this process's. None where it cannot be told."""
 
 
 @dataclass(frozen=True, slots=True)

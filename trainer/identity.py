@@ -6,10 +6,10 @@ from orchestrator.core.identity import digest
 from trainer.config import TrainConfig
 
 NOT_IDENTITY = frozenset(
-    {"epochs", "save_every", "state_every_steps", "keep_states", "threads", "checkpointing", "compile"}
+    {"epochs", "save_every", "state_every_steps", "keep_states", "threads", "checkpointing", "compile", "samples"}
 )
-"""Settings that do not change what an epoch's weights are: how many epochs, what is kept of them, and how the same
-numbers are computed."""
+"""Settings that do not change what an epoch's weights are: how many epochs, what is kept or drawn of them, and how
+the same numbers are computed."""
 ALWAYS = frozenset(
     {
         "rank", "alpha", "targets", "learning_rate", "lr_schedule", "warmup_steps", "weight_decay", "clip_norm",

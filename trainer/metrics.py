@@ -7,6 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from orchestrator.core.files import write_whole
 from trainer.balance import Exposures
@@ -23,6 +24,12 @@ def log_step(path: Path, fact: StepLogged) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(fact.to_json()) + "\n")
+
+
+def logged_steps(path: Path) -> list[dict[str, Any]]:
+    """The rows of a trial so far; a line cut short by a crash is left out."""
+    rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in rows if line.endswith("}")]
 
 
 def trim(path: Path, after: int) -> None:

@@ -23,9 +23,19 @@ from trainer.facts import StepLogged
 from trainer.guards import NotFinite
 from trainer.identity import trial_id
 from trainer.job import TrialJob
-from trainer.memory import Economy, arrange, compile_blocks, economy_of, is_out_of_memory
+from trainer.memory import (
+    Economy,
+    Largest,
+    arrange,
+    compile_blocks,
+    economy_of,
+    is_out_of_memory,
+    peak_memory_mb,
+    send_away,
+)
 from trainer.metrics import by_character, log_step, trim
 from trainer.optimizers import make_optimizer
+from trainer.samples import plan_samples
 from trainer.schedule import learning_rate_at
 from trainer.states import Origin, Place, newest_state, save_state
 from trainer.step import Outcome, Shown, StepMaker
@@ -44,14 +54,16 @@ class Session:
         known = identities(base_folder(job.base), job.base_sha256)
         self._latents = LatentCache(layout.cache, self.base, known.vae, dataset.root)
         self._latents.prepare(team.share(sorted(self._views(), key=repr)))
+        send_away(self.base.device, [self.base.codec.vae])
         self.adaptation: Adaptation = adapt(self.base, config)
         kind = TrainedText if self.adaptation.trains_text else FrozenText
         self._text: Text = kind(layout.cache, self.base, known.text)
         self._prepare_text()
         team.wait()
+        self.samples = plan_samples(self.adaptation, layout, job.trial, config, dataset, job.triggers)
         self._optimizer = make_optimizer(self.adaptation.parameters, config)
         self._fresh: tuple[Tensor, ...] = tuple(p.detach().cpu().clone() for p in self.adaptation.parameters)
-        self.economy: Economy = economy_of(config, self.base)
+        self.economy: Economy = economy_of(config, self.base, self._adapter_bytes(), self._largest())
         if config.compile:
             compile_blocks(self.base.transformer)
         self._sizes = {i: fitted.size for i, fitted in enumerate(fits)}
@@ -92,7 +104,9 @@ class Session:
         config = self._config
         arrange(self.base, self.economy)
         full = batches(self._order, self._sizes, config.batch, seed=config.seed * 1_000_003 + epoch)
-        for parts in steps(full, config.grad_accum)[self._done :]:
+        left = steps(full, config.grad_accum)[self._done :]
+        self._expect_captions(left)
+        for parts in left:
             began = time.monotonic()
             rate = learning_rate_at(self.step, config.epochs * self.steps_per_epoch, config)
             outcome = self._optimize(parts, rate)
@@ -103,7 +117,7 @@ class Session:
             items = [self.dataset.items[exposure.item] for part in parts for exposure in part]
             fact = StepLogged(
                 self.job.trial, epoch, self.step, self.steps_per_epoch, loss, rate, seconds,
-                by_character(items, outcome.errors.tolist()),
+                by_character(items, outcome.errors.tolist()), peak_memory_mb(self.base.device),
             )  # fmt: skip
             if self.team.leads:
                 log_step(self.layout.metrics(self.job.trial), fact)
@@ -205,16 +219,33 @@ class Session:
             if self._config.flip_augment and may_be_mirrored(item):
                 yield View(item, fitted.size, flip=True)
 
+    def _largest(self) -> Largest:
+        width, height = max((fitted.size for fitted in self._fits), key=lambda size: size[0] * size[1])
+        return Largest(width, height, self._text.get([""]).detach())
+
+    def _adapter_bytes(self) -> int:
+        return sum(parameter.nbytes for parameter in self.adaptation.parameters)
+
     def _prepare_text(self) -> None:
+        if as_written(self._config):
+            captions = {"", *(caption.text for item in self.dataset.items for caption in item.captions)}
+            self._text.prepare(self.team.share(sorted(captions)))
+        else:
+            # What the captions come to is known epoch by epoch.
+            self._text.prepare(self.team.share([""]))
+        self._encoders_leave()
+
+    def _expect_captions(self, parts: Sequence[Sequence[Batch]]) -> None:
+        """Encode the captions that are drawn for these steps."""
         if not as_written(self._config):
-            return
-        captions = {"", *(caption.text for item in self.dataset.items for caption in item.captions)}
-        self._text.prepare(self.team.share(sorted(captions)))
+            self._text.expect(self._show(exposure).caption for step in parts for part in step for exposure in part)
+            self._encoders_leave()
+
+    def _encoders_leave(self) -> None:
+        """All that is left of their work is in our caches; a GPU's memory is better used."""
         if self.base.device.type == "cuda":
-            # All that is left of the encoder's work is in the cache; the memory is better used.
-            self.base.text.encoder.to("cpu")
-            if not self.adaptation.trains_text:
-                self.base.text.conditioner.to("cpu")
+            send_away(self.base.device, self._text.encoders)
+            self.base.text.forget()
 
     def _state(self) -> dict[str, Tensor]:
         state = {

@@ -7,19 +7,25 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anima.load import Base
 from anima.prompt import literal
 from anima.text import pad_rows
-from trainer.cache import TextCache
+from trainer.cache import Encoder, TextCache
 
 
 class Text(Protocol):
     """Gives the transformer its conditioning."""
 
+    encoders: tuple[nn.Module, ...]
+    """What need not be in a GPU's memory once all captions of an epoch are encoded."""
+
     def prepare(self, captions: Iterable[str]) -> None:
-        """Do beforehand what can be done beforehand."""
+        """Do for good what can be done beforehand."""
+
+    def expect(self, captions: Iterable[str]) -> None:
+        """The same for captions that pass: they are forgotten at the next call."""
 
     def get(self, captions: Sequence[str]) -> Tensor:
         """(B, rows, dim), padded with zero rows to the longest, on the base's device and of its type."""
@@ -30,10 +36,10 @@ class FrozenText:
 
     def __init__(self, folder: Path, base: Base, identity: str) -> None:
         self._base = base
-        self._cache = TextCache(folder, f"conditioning {base.dtype}", identity, base.text.condition)
-
-    def prepare(self, captions: Iterable[str]) -> None:
-        self._cache.prepare(captions)
+        self.encoders: tuple[nn.Module, ...] = (base.text.encoder, base.text.conditioner)
+        encoder = Encoder(base.text.condition, self.encoders, base.device)
+        self._cache = TextCache(folder, f"conditioning {base.dtype}", identity, encoder)
+        self.prepare, self.expect = self._cache.prepare, self._cache.expect
 
     def get(self, captions: Sequence[str]) -> Tensor:
         return pad_rows([self._cache.get(caption) for caption in captions]).to(self._base.device, self._base.dtype)
@@ -44,10 +50,10 @@ class TrainedText:
 
     def __init__(self, folder: Path, base: Base, identity: str) -> None:
         self._base = base
-        self._cache = TextCache(folder, f"encoder states {base.dtype}", identity, self._states)
-
-    def prepare(self, captions: Iterable[str]) -> None:
-        self._cache.prepare(captions)
+        self.encoders: tuple[nn.Module, ...] = (base.text.encoder,)
+        encoder = Encoder(self._states, self.encoders, base.device)
+        self._cache = TextCache(folder, f"encoder states {base.dtype}", identity, encoder)
+        self.prepare, self.expect = self._cache.prepare, self._cache.expect
 
     def get(self, captions: Sequence[str]) -> Tensor:
         return pad_rows([self._condition(caption) for caption in captions]).to(self._base.dtype)

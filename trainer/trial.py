@@ -27,8 +27,10 @@ from trainer.guards import NotFinite, mark_diverged, refuse_diverged
 from trainer.job import TrialJob
 from trainer.memory import is_out_of_memory
 from trainer.metrics import write_exposures
+from trainer.progress import Progress, ending
 from trainer.record import hold_to_record
 from trainer.report import dataset_report
+from trainer.samples import is_due
 from trainer.session import Session
 from trainer.states import drop_old_states
 from trainer.team import join_team
@@ -61,15 +63,18 @@ def run_trial(job: TrialJob) -> Iterator[TrialFact]:
         write_whole(layout.trial(job.trial) / "dataset.txt", dataset_report(dataset, fits))
         # The others find the record of the dataset, and never write it.
         team.wait()
-    yield from _train_guarded(Session(job, layout, dataset, fits, team), missing)
+    session = Session(job, layout, dataset, fits, team)
+    progress = Progress(job, session.steps_per_epoch)
+    with ending(progress if team.leads else None):
+        yield from _train_guarded(session, missing, progress)
 
 
-def _train_guarded(session: Session, missing: list[int]) -> Iterator[TrialFact]:
+def _train_guarded(session: Session, missing: list[int], progress: Progress) -> Iterator[TrialFact]:
     """Train the missing epochs; a step that fails is tried once more from the last state before it ends the trial."""
     trial, retried, spared = session.job.trial, False, False
     while missing:
         try:
-            yield from _train(session, missing)
+            yield from _train(session, missing, progress)
         except NotFinite as fault:
             if retried:
                 raise mark_diverged(session.layout.trial(trial), trial, fault) from fault
@@ -85,15 +90,22 @@ def _train_guarded(session: Session, missing: list[int]) -> Iterator[TrialFact]:
             spared = True
 
 
-def _train(session: Session, missing: list[int]) -> Iterator[TrialFact]:
+def _train(session: Session, missing: list[int], progress: Progress) -> Iterator[TrialFact]:
     """Train until nothing is missing; takes each epoch off the list when it is published."""
     config, trial = session.job.train, session.job.trial
     first = session.rewind(before=missing[0])
+    if session.team.leads:
+        progress.begin(session.step)
+        if session.place.steps in (0, session.steps_per_epoch):
+            _draw_samples(session, first - 1, progress)
+    session.team.wait()
     for epoch in range(first, missing[-1] + 1):
         yield EpochStarted(trial, epoch, session.steps_per_epoch)
         for fact in session.epoch(epoch):
-            if config.state_every_steps and fact.step % config.state_every_steps == 0 and session.team.leads:
-                _save_within(session)
+            if session.team.leads:
+                progress.tell(fact)
+                if config.state_every_steps and fact.step % config.state_every_steps == 0:
+                    _save_within(session)
             yield fact
         if epoch in missing:
             saved = _publish(session, epoch) if session.team.leads else None
@@ -101,6 +113,16 @@ def _train(session: Session, missing: list[int]) -> Iterator[TrialFact]:
             missing.remove(epoch)
             if saved is not None:
                 yield CheckpointSaved(saved)
+        if session.team.leads:
+            progress.shown(epoch, session.exposures)
+            _draw_samples(session, epoch, progress)
+        session.team.wait()
+
+
+def _draw_samples(session: Session, epoch: int, progress: Progress) -> None:
+    config = session.job.train.samples
+    if session.samples is not None and config is not None and is_due(config, epoch, session.job.train.epochs):
+        progress.drawn(epoch, session.samples.draw(epoch, session.step))
 
 
 def _save_within(session: Session) -> None:

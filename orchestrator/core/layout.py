@@ -27,7 +27,8 @@ class Layout:
     ├── ledger.jsonl          append-only facts; everything else can be rebuilt or found from it
     ├── dataset/              pictures and captions, when the study draws its own
     ├── cache/                latents and text states, by content
-    ├── trials/<trial>/       metrics.jsonl, epoch-0001/{adapter.safetensors, adapter.json}, state/epoch-0001/
+    ├── trials/<trial>/       metrics.jsonl, state.json, epoch-0001/{adapter.safetensors, adapter.json},
+    │                         state/epoch-0001/, samples/epoch-0001/
     ├── grid/epoch-0001/      <cell key>.png and <cell key>.json
     ├── quarantine/           files that failed their checksum, never read again
     ├── choice.json           the adopted epoch and its evidence
@@ -82,6 +83,14 @@ class Layout:
 
     def metrics(self, trial: str) -> Path:
         return self.trial(trial) / "metrics.jsonl"
+
+    def progress(self, trial: str) -> Path:
+        """Where a trial stands, for other programs to read."""
+        return self.trial(trial) / "state.json"
+
+    def samples(self, trial: str, epoch: int) -> Path:
+        """Folder of the pictures drawn while training, after an epoch."""
+        return self.trial(trial) / "samples" / f"epoch-{epoch:04d}"
 
     def checkpoint(self, trial: str, epoch: int) -> Path:
         """Folder of a published epoch: adapter.safetensors and adapter.json, the commit marker written last."""

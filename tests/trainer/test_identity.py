@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config import load_config
-from trainer.config import TrainConfig
+from trainer.config import SamplesConfig, TrainConfig
 from trainer.identity import trial_id
 
 QUICKSTART = load_config(Path("conf/quickstart.yaml")).trials["main"]
@@ -34,6 +34,7 @@ def test_settings_of_the_first_version_keep_their_names() -> None:
         {"checkpointing": "on"},
         {"state_every_steps": 3},
         {"compile": True},
+        {"samples": SamplesConfig(every=3)},
     ],
 )
 def test_what_changes_no_weight_changes_no_name(setting: dict) -> None:
