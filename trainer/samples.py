@@ -91,7 +91,8 @@ class Samples:
     def _write(self, one: Planned, pixels: Tensor, epoch: int, step: int) -> None:
         request, drawing, base = one.request, self.drawing, self.adaptation.base
         more = {"Trial": self.trial, "Epoch": epoch, "Shift": drawing.shift, "Version": f"epochsweep {VERSION}"}
-        picture = png_bytes(pixels, parameters_text(request.prompt, request.negative, request.seed, drawing, more))
+        text = parameters_text(request.prompt, request.negative, request.seed, drawing, more)
+        picture = png_bytes(pixels, {"parameters": text})
         facts = {
             "prompt": request.prompt,
             "negative": request.negative,

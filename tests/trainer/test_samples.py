@@ -68,7 +68,7 @@ def test_a_sample_is_what_drawing_gives_of_the_saved_adapter(study: Layout) -> N
     expected = draw(base, requests, Drawing("er_sde", 3, 2.0, 3.0, 96, 64))
     for prompt, picture in zip(PROMPTS, expected, strict=True):
         (found,) = [facts for facts in sidecars(study, 3) if facts["prompt"] == prompt]
-        wanted = np.asarray(Image.open(BytesIO(png_bytes(picture, "")))).astype(int)
+        wanted = np.asarray(Image.open(BytesIO(png_bytes(picture, {})))).astype(int)
         # Merged and unmerged weights round differently in the last bits.
         assert np.abs(np.asarray(Image.open(found["file"])).astype(int) - wanted).max() <= 2
     assert len({bytes(content) for name, content in drawn(study).items() if "/kanachan" in name}) == 3, "it learns"
