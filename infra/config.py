@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from infra.dialects import DIALECTS, Dialect, DialectName, dialect_of, region_of
 from infra.pods import hourly_price
@@ -111,3 +120,47 @@ class S3Config(_Frozen):
         """Where the volume is, as people read it."""
         host = urlsplit(self.endpoint).netloc
         return f"s3://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "") + (f" at {host}" if host else "")
+
+    def below(self, name: str) -> Self:
+        """The same bucket, one folder further down."""
+        return self.model_copy(update={"prefix": f"{self.prefix}/{name}" if self.prefix else name})
+
+
+class VolumeConfig(_Frozen):
+    """Where studies live. A path alone is `folder`, an `s3://` address alone is `s3`.
+
+    A study always works in a folder of this machine. With `s3` or `mount` everything it publishes is kept there too,
+    in the background, and another machine can go on from there.
+    """
+
+    folder: str = "runs"
+    """Holds the folders of all studies on this machine."""
+    s3: S3Config | None = None
+    """A bucket: `s3://bucket/prefix?endpoint=https://HOST`, or its parts as keys. docs/volumes.md tells of servers."""
+    mount: str = ""
+    """In place of a bucket: a folder that outlives this machine, such as a network volume that is mounted."""
+    seal_every_s: PositiveFloat = 10.0
+    """How often new facts go to the volume: at most so much is lost with the machine, besides work in flight."""
+    wait_s: PositiveFloat = 900.0
+    """In the end a run waits for its uploads; it gives up when none gets through for so long."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_address(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            data = {"s3": data} if "://" in data else {"folder": data}
+        if isinstance(data, dict) and isinstance(data.get("s3"), str):
+            data = {**data, "s3": S3Config.parse(data["s3"])}
+        return data
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.s3 and self.mount:
+            raise ConfigError("a volume has both s3 and mount", where="volume", fix="keep one of them")
+        return self
+
+    def kept_at(self, study: str) -> S3Config | str | None:
+        """Where a study is kept; None when its folder is all there is."""
+        if self.mount:
+            return f"{self.mount.rstrip('/')}/{study}"
+        return self.s3 and self.s3.below(study)

@@ -18,7 +18,7 @@ from anima.sources.config import BaseSources
 from evaluators.config import DecideConfig, GridConfig, JudgeConfig
 from evaluators.judges.look import CharacterLook
 from evaluators.prompt_checks import check_cast
-from infra.config import ClusterConfig
+from infra.config import ClusterConfig, VolumeConfig
 from orchestrator.core.layout import Layout, safe_name
 from trainer.captions import check_mirroring, one_sided_marks
 from trainer.config import DatasetConfig, TrainConfig, complete_trials
@@ -53,8 +53,8 @@ class StudyConfig(_Frozen):
     grid: GridConfig
     decide: DecideConfig = DecideConfig()
     judge: JudgeConfig = JudgeConfig()
-    volume: str = "runs"
-    """The folder that holds the folders of all studies."""
+    volume: VolumeConfig = VolumeConfig()
+    """Where studies live: a folder, `s3://bucket/prefix`, or both with more to say."""
     cluster: ClusterConfig = ClusterConfig()
     wandb: WandbConfig = WandbConfig()
 
@@ -94,7 +94,7 @@ class StudyConfig(_Frozen):
 
     def layout(self) -> Layout:
         """The study's folder."""
-        return Layout(Path(self.volume) / self.study)
+        return Layout(Path(self.volume.folder) / self.study)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:

@@ -115,6 +115,7 @@ class Controller:
         published: Callable[[str], Iterable[Checkpoint]],
         attempts: int = 3,
         back_off_s: float = 1.0,
+        heal: Callable[[Loss], bool] = lambda _: False,
         watchers: Sequence[Watcher] = (),
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -122,7 +123,7 @@ class Controller:
         self.target, self.volume, self.state = target, volume, state
         self.stop_requested = False
         self._ledger, self._published, self._watchers = ledger, published, watchers
-        self._clock, self._sleep = clock, sleep
+        self._clock, self._sleep, self._heal = clock, sleep, heal
         self._failures = Failures(attempts, back_off_s)
         self._in_flight: set[Work] = set()
         state.follower = Board(target, state)
@@ -143,6 +144,10 @@ class Controller:
         """Record that a run begins, and with what."""
         facts = {"base_sha256": base_sha256, "dataset_sha256": dataset_sha256, "config": dict(config)}
         self._record("study_opened", study=study, **facts)
+
+    def stop(self) -> None:
+        """Ask for an end soon; may be called from anywhere."""
+        self.stop_requested = True
 
     def run(self, crew: Crew) -> None:
         """Work until the study has what it wants. Raises Interrupted when stopped, StudyError when it cannot go on."""
@@ -279,7 +284,10 @@ class Controller:
                 return ()
 
     def _set_apart(self, loss: Loss) -> None:
-        """Move a damaged thing away and forget it, so that it is made again."""
+        """Get a damaged thing back from the volume; else move it away and forget it, so that it is made again."""
+        if self._heal(loss):
+            self._note(f"file fetched again | {files_of(loss, self.volume.layout)[0]} | {loss.reason}")
+            return
         moved = [self.volume.quarantine(path) for path in files_of(loss, self.volume.layout)]
         if isinstance(loss, LostCheckpoint):
             about: dict[str, Any] = {"trial": loss.checkpoint.trial, "epoch": loss.checkpoint.epoch}

@@ -85,7 +85,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        _drop_torn_tail(path)
+        drop_torn_tail(path)
         self._stream = path.open("ab", buffering=0)
 
     def record(self, kind: EventKind, **data: Any) -> Event:
@@ -126,7 +126,7 @@ class Ledger:
             ) from error
 
 
-def _drop_torn_tail(path: Path) -> None:
+def drop_torn_tail(path: Path) -> None:
     """Cut off what follows the last whole line; reads backwards, for a ledger may be long."""
     if not path.exists():
         return

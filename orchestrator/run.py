@@ -26,6 +26,7 @@ from orchestrator.core.errors import MissingError, StudyError
 from orchestrator.core.layout import Layout
 from orchestrator.core.lock import sole_driver
 from orchestrator.crew import Crew, InlineCrew, Workers
+from orchestrator.keeping import Keeping, kept
 from orchestrator.ledger import Event, Ledger, read_events
 from orchestrator.policy import Target
 from orchestrator.preflight import dataset_root, missing
@@ -73,11 +74,12 @@ def run_study(path: Path, overrides: Sequence[str], console: Console, *, takeove
     if faults := missing(config):
         raise Lacking(faults)
     layout = config.layout()
-    with sole_driver(layout.lock, takeover=takeover):
-        return drive(
-            prepare(config, tell=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)),
-            console,
-        )
+
+    def tell(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    with sole_driver(layout.lock, takeover=takeover), kept(config, tell, takeover=takeover) as keeping:
+        return drive(prepare(config, tell=tell), console, keeping=keeping)
 
 
 def prepare(config: StudyConfig, *, tell: Callable[[str], None] = lambda _: None) -> Study:
@@ -130,11 +132,24 @@ def _try_judge(config: StudyConfig) -> None:
         PixelJudge(config.cast)
 
 
-def drive(study: Study, console: Console, *, hire: Callable[[Study], Crew] | None = None) -> int:
-    """Do what the study lacks. Returns 0, or 130 when stopped on request."""
+def drive(
+    study: Study,
+    console: Console,
+    *,
+    hire: Callable[[Study], Crew] | None = None,
+    keeping: Keeping | None = None,
+) -> int:
+    """Do what the study lacks. Returns 0, or 130 when stopped on request.
+
+    With `keeping`, what the volume has is fetched first, and what is made is sent there.
+    """
     config, layout = study.config, study.layout
     volume = LocalVolume(layout)
+    if keeping is not None:
+        keeping.join()
     state = replay(read_events(layout.ledger))
+    if keeping is not None:
+        keeping.fetch(state, study.target)
     with ExitStack() as stack:
         ledger = stack.enter_context(closing(Ledger(layout.ledger)))
         log = stack.enter_context(closing(LogFile(layout.log)))
@@ -147,13 +162,18 @@ def drive(study: Study, console: Console, *, hire: Callable[[Study], Crew] | Non
             published=lambda trial: published_checkpoints(layout, trial),
             attempts=config.cluster.attempts,
             back_off_s=config.cluster.back_off_s,
+            heal=keeping.heal if keeping else lambda _: False,
             watchers=watchers,
         )
+        if keeping is not None:
+            watchers.append(keeping.mirror(stop=controller.stop, note=log.note))
         watchers.append(aloud := PlainLines(console, study.target, state))
         controller.reconcile()
         watchers.remove(aloud)
         if controller.done():
             publish_results(study, state)
+            if keeping is not None:
+                keeping.finish()
             console.print("Everything this study asks for is done already.", highlight=False)
             tell_result(state, layout, console)
             return 0
@@ -169,10 +189,16 @@ def drive(study: Study, console: Console, *, hire: Callable[[Study], Crew] | Non
         try:
             with closing((hire or hire_crew)(study)) as crew, screen, stops(controller):
                 controller.run(crew)
-        except (Interrupted, KeyboardInterrupt):
+        except (Interrupted, KeyboardInterrupt, StudyError) as error:
+            if keeping is not None:
+                keeping.stopped()
+            if isinstance(error, StudyError):
+                raise
             console.print("Stopped. The same command continues.", highlight=False)
             return INTERRUPTED
         publish_results(study, state)
+        if keeping is not None:
+            keeping.finish()
     tell_result(state, layout, console)
     return 0
 

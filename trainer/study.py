@@ -51,6 +51,14 @@ class TrainingStudy(BaseModel):
                 raise ConfigError(f"unknown key {key!r}", fix=f"did you mean {near[0]!r}?")
         return complete_trials(data)
 
+    @field_validator("volume", mode="before")
+    @classmethod
+    def _volume_is_a_folder(cls, volume: Any) -> Any:
+        """Of a volume that keeps studies elsewhere too, the folder they are trained in."""
+        if isinstance(volume, str) and "://" in volume:
+            return cls.model_fields["volume"].default
+        return volume.get("folder", cls.model_fields["volume"].default) if isinstance(volume, Mapping) else volume
+
     @field_validator("study")
     @classmethod
     def _study_is_a_name(cls, study: str) -> str:

@@ -31,6 +31,7 @@ class Layout:
     │                         state/epoch-0001/, samples/epoch-0001/
     ├── grid/epoch-0001/      <cell key>.png and <cell key>.json
     ├── quarantine/           files that failed their checksum, never read again
+    ├── uploads.json          how far the copy on the volume is, when there is one
     ├── choice.json           the adopted epoch and its evidence
     ├── report.html           the page for people
     └── wandb/                offline W&B runs
@@ -49,6 +50,10 @@ class Layout:
     @property
     def lock(self) -> Path:
         return self.root / "driver.lock"
+
+    @property
+    def uploads(self) -> Path:
+        return self.root / "uploads.json"
 
     @property
     def log(self) -> Path:
@@ -101,6 +106,10 @@ class Layout:
 
     def state(self, trial: str, epoch: int) -> Path:
         return self.trial(trial) / "state" / f"epoch-{epoch:04d}"
+
+    def states(self, trial: str) -> Path:
+        """Folder of a trial's training states, each in a folder of its own."""
+        return self.trial(trial) / "state"
 
     def image(self, trial: str, epoch: int, cell_key: str) -> Path:
         return self.root / "grid" / safe_name(trial) / f"epoch-{epoch:04d}" / f"{safe_name(cell_key)}.png"

@@ -1,0 +1,372 @@
+"""A study is kept on its volume while it runs, and an empty machine goes on from there.
+
+Only the work itself is scripted; volumes, servers, ledgers and the run around them are the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import orchestrator.keeping
+import orchestrator.mirroring
+from infra.config import S3Config
+from infra.lease import acquire
+from infra.mirror import sample_group
+from infra.open import open_volume
+from infra.volume import Volume
+from orchestrator.config import StudyConfig
+from orchestrator.core.errors import BusyError, StudyError, VolumeError
+from orchestrator.core.layout import Layout
+from orchestrator.crew import Crew, InlineCrew, Report
+from orchestrator.keeping import kept
+from orchestrator.ledger import read_events
+from orchestrator.restoring import STATE_FILE
+from orchestrator.run import INTERRUPTED, Study, drive, prepare
+from orchestrator.state import StudyState, replay
+from orchestrator.uploads import read_uploads
+from tests.infra.conftest import BUCKET, HASTY, store_at
+from tests.infra.proxy import Fault, proxied
+from tests.infra.servers import Server
+from tests.orchestrator.scripted import ScriptedTrainer, ScriptedWorkers
+from tests.orchestrator.test_run import study_config
+from trainer.states import FILE
+
+EPOCHS = 3
+PATIENCE = replace(HASTY, read_s=20, complete_s=20)
+Place = S3Config | Path
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits in these tests waits for an event, not for a while to pass."""
+    monkeypatch.setattr(orchestrator.mirroring, "IDLE_S", 0.05)
+    monkeypatch.setattr(orchestrator.keeping, "STOPPED_WAIT_S", 20 * PATIENCE.pause_s)
+
+
+@pytest.fixture(params=["folder", "strict", "gateway"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where studies are kept."""
+    if request.param == "folder":
+        return tmp_path / "mounted"
+    server: Server = request.getfixturevalue(request.param)
+    return store_at(server.endpoint, request.param).config
+
+
+def config_of(machine: Path, place: Place, *overrides: str, wait_s: float = 60) -> StudyConfig:
+    """A small study that works on a machine and is kept at a place."""
+    config = study_config(machine, *overrides)
+    where = {"s3": place} if isinstance(place, S3Config) else {"mount": str(place)}
+    volume = {"folder": config.volume.folder, "seal_every_s": 0.01, "wait_s": wait_s, **where}
+    return config.model_copy(update={"volume": type(config.volume).model_validate(volume)})
+
+
+class Stops(InlineCrew):
+    """Works until it has given so many reports; then the driver is asked to stop, or something else happens."""
+
+    def __init__(self, study: Study, after: int, then: Callable[[], None], *, states: bool) -> None:
+        super().__init__(Training(study.layout.root, epochs=EPOCHS, states=states), turn_s=0)
+        self._left, self._then = after, then
+
+    def wait(self, timeout_s: float) -> list[Report]:
+        self._left -= 1
+        if self._left == 0:
+            self._then()
+        return super().wait(timeout_s)
+
+
+class Training(ScriptedWorkers):
+    """Scripted workers that leave training states and metrics, as real training does."""
+
+    def __init__(self, root: Path, *, epochs: int, states: bool) -> None:
+        super().__init__(root, epochs=epochs)
+        object.__setattr__(self, "states", states)
+
+    def trainer(self, trial: str) -> ScriptedTrainer:
+        return StatefulTrainer(self, trial) if self.states else super().trainer(trial)  # type: ignore[attr-defined]
+
+
+class StatefulTrainer(ScriptedTrainer):
+    def advance(self, turn_s: float):
+        if self.missing:
+            epoch, layout = self.missing[0], self.layout
+            state = layout.states(self.trial) / f"epoch-{epoch:04d}" / STATE_FILE
+            state.parent.mkdir(parents=True, exist_ok=True)
+            state.write_bytes(f"state of epoch {epoch}".encode() * 2000)
+            with layout.metrics(self.trial).open("a") as stream:
+                stream.write(json.dumps({"epoch": epoch, "step": epoch * 10}) + "\n")
+        return super().advance(turn_s)
+
+
+def interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+def run(
+    config: StudyConfig,
+    *,
+    after: int = -1,
+    then: Callable[[], None] = interrupted,
+    tell: Callable[[str], None] = lambda _: None,
+    states: bool = False,
+    silence_s: float = 60,
+) -> int:
+    """`run CONF`, up to the work itself."""
+
+    def hire(study: Study) -> Crew:
+        return Stops(study, after, then, states=states)
+
+    with kept(config, tell, patience=PATIENCE, silence_s=silence_s) as keeping:
+        return drive(prepare(config), Console(quiet=True), hire=hire, keeping=keeping)
+
+
+def known(config: StudyConfig) -> StudyState:
+    return replay(read_events(config.layout().ledger))
+
+
+def volume_of(config: StudyConfig) -> Volume:
+    place = config.volume.kept_at(config.study)
+    assert place is not None
+    return open_volume(place, patience=PATIENCE)
+
+
+def calls(*machines: Path) -> list[str]:
+    return [call for machine in machines for call in ScriptedWorkers(machine / "runs" / "quickstart").calls()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyState, list[str]]:
+    machine = tmp_path_factory.mktemp("undisturbed")
+    config = study_config(machine)
+    with kept(config, lambda _: None) as keeping:
+        assert keeping is None
+        drive(prepare(config), Console(quiet=True), hire=lambda s: Stops(s, -1, interrupted, states=False))
+    return known(config), calls(machine)
+
+
+def results(state: StudyState) -> tuple[object, ...]:
+    """What a study comes to, without how long it took."""
+    return state.checkpoints, {k: s.sha256 for k, s in state.samples.items()}, state.verdicts, state.choice
+
+
+def test_a_study_stopped_here_goes_on_on_an_empty_machine(
+    place: Place, tmp_path: Path, undisturbed: tuple[StudyState, list[str]]
+) -> None:
+    here, there = config_of(tmp_path / "here", place), config_of(tmp_path / "there", place)
+    assert run(here, after=4) == INTERRUPTED
+    shutil.rmtree(here.layout().root)
+    assert run(there) == 0
+    state, made = undisturbed
+    assert results(known(there)) == results(state)
+    assert sorted(calls(tmp_path / "here", tmp_path / "there")) == sorted(made), "nothing is made twice, nothing lost"
+    volume = volume_of(there)
+    assert {volume.verify(key) for key in volume.keys()} == {"whole"}  # noqa: SIM118 (not a mapping)
+    assert {"study.yaml", "report.html"} <= set(volume.keys())
+
+
+def test_running_again_elsewhere_fetches_all_and_makes_nothing(tmp_path: Path) -> None:
+    place = tmp_path / "mounted"
+    here, there = config_of(tmp_path / "here", place), config_of(tmp_path / "there", place)
+    assert run(here, states=True) == 0
+    heard: list[str] = []
+    assert run(there, tell=heard.append) == 0
+    assert calls(tmp_path / "there") == []
+    assert any(line.startswith("ledger fetched | ") for line in heard)
+    assert any(line.startswith("files fetched | ") for line in heard)
+    assert there.layout().ledger.read_bytes() == here.layout().ledger.read_bytes()
+    uploads = read_uploads(there.layout())
+    assert uploads is not None
+    assert (uploads.outage, uploads.waiting_bytes) == ("", 0)
+    assert "nothing waits" in uploads.line()
+
+
+def test_training_goes_on_from_the_state_and_the_metrics_of_the_other_machine(tmp_path: Path) -> None:
+    assert STATE_FILE == FILE
+    place = tmp_path / "mounted"
+    here, there = config_of(tmp_path / "here", place), config_of(tmp_path / "there", place)
+    run(here, after=3, states=True)
+    last = max(epoch for _, epoch in known(here).checkpoints)
+    (trial,) = known(here).trials
+    kept_states = list(volume_of(here).keys(f"trials/{trial}/state/"))
+    assert kept_states == [f"trials/{trial}/state/epoch-{last:04d}/{STATE_FILE}"], "older ones are not kept"
+    assert last < EPOCHS, "the test stops within the training"
+    seen: list[tuple[bool, str]] = []
+
+    def look() -> None:
+        layout = there.layout()
+        state = layout.states(trial) / f"epoch-{last:04d}" / STATE_FILE
+        seen.append((state.is_file(), layout.metrics(trial).read_text()))
+
+    run(there, after=1, then=look, states=True)
+    assert seen == [(True, here.layout().metrics(trial).read_text())]
+
+
+def test_an_outage_never_stops_the_study_and_the_end_waits_for_the_uploads(
+    strict: Server, tmp_path: Path, undisturbed: tuple[StudyState, list[str]]
+) -> None:
+    """The connection dies after the first epoch and is back only when all the work is done."""
+    with proxied(strict.port) as proxy:
+        config = config_of(tmp_path / "here", store_at(proxy.endpoint, "strict").config)
+        heard: list[str] = []
+        outages: list[str] = []
+
+        def tell(line: str) -> None:
+            heard.append(line)
+            if line.startswith("waiting for uploads | "):
+                uploads = read_uploads(config.layout())
+                assert uploads is not None
+                outages.append(uploads.line())
+                proxy.set(None)
+
+        broken = Fault("cut", towards="server", after=0, lasting=True)
+        assert run(config, after=2, then=lambda: proxy.set(broken), tell=tell) == 0
+        assert results(known(config)) == results(undisturbed[0])
+        assert any(line.startswith("uploads wait, the study goes on | ") for line in heard)
+        assert any(line.startswith("uploads go on | ") for line in heard)
+        assert "waiting for 0 min: s3://" in outages[0]
+        assert "facts and their files to go" in next(line for line in heard if line.startswith("waiting for uploads"))
+        there = config_of(tmp_path / "there", config.volume.s3 or Path())
+        assert run(there) == 0
+        assert calls(tmp_path / "there") == []
+
+
+def test_uploads_that_never_get_through_are_one_clear_line_and_the_next_run_sends_them(
+    strict: Server, tmp_path: Path
+) -> None:
+    with proxied(strict.port) as proxy:
+        config = config_of(tmp_path / "here", store_at(proxy.endpoint, "strict").config, wait_s=0.5)
+        broken = Fault("cut", towards="server", after=0, lasting=True)
+        with pytest.raises(VolumeError, match="facts and their files to go") as error:
+            run(config, after=2, then=lambda: proxy.set(broken))
+        assert "the same command sends the rest" in error.value.fix
+        assert known(config).finished_at is not None
+        proxy.set(None)
+        made = calls(tmp_path / "here")
+        # The lease could not be let go of through the dead connection, and its holder is this very process.
+        heard: list[str] = []
+        assert run(config_of(tmp_path / "here", config.volume.s3 or Path()), tell=heard.append, silence_s=0) == 0
+        assert "silent for 0 s, taken for dead | process" in heard[0]
+        assert calls(tmp_path / "here") == made
+        assert run(config_of(tmp_path / "there", config.volume.s3 or Path())) == 0
+        assert calls(tmp_path / "there") == []
+
+
+def test_what_is_damaged_here_is_fetched_again_and_not_made_again(tmp_path: Path) -> None:
+    place = tmp_path / "mounted"
+    config = config_of(tmp_path / "here", place)
+    run(config)
+    made, state = calls(tmp_path / "here"), known(config)
+    adapter, picture = (config.layout().root / f for f in _one_of_each(state))
+    whole = adapter.read_bytes(), picture.read_bytes()
+    adapter.write_bytes(b"damaged")
+    picture.unlink()
+    assert run(config) == 0
+    assert (adapter.read_bytes(), picture.read_bytes()) == whole
+    assert calls(tmp_path / "here") == made
+    assert known(config).quarantined == []
+
+
+def test_what_is_damaged_on_both_sides_is_made_again_and_replaced_there(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "here", tmp_path / "mounted")
+    run(config)
+    state, volume = known(config), volume_of(config)
+    sample = next(iter(state.samples.values()))
+    (config.layout().root / sample.image).write_bytes(b"damaged")
+    volume.quarantine(sample.image, "for the test")
+    assert run(config) == 0
+    assert volume.verify(sample.image) == "whole"
+    for file in sample_group(config.layout(), sample):
+        assert volume.read(file.key) == (config.layout().root / file.key).read_bytes()
+
+
+def test_a_machine_that_was_taken_over_stops_and_later_takes_part_again(tmp_path: Path) -> None:
+    """Another machine takes the study over in the middle, finishes it, and the first one comes back."""
+    place = tmp_path / "mounted"
+    here, there = config_of(tmp_path / "here", place), config_of(tmp_path / "there", place)
+
+    def takeover() -> None:
+        # The first machine's driver hangs in the middle of its work: it neither beats nor lets go.
+        store = volume_of(here).store
+        acquire(store, takeover=True, silence_s=0, sleep=lambda _: None).release()
+        assert run(there) == 0
+
+    with pytest.raises(BusyError, match="was taken over: process"):
+        run(here, after=6, then=takeover)
+    own = here.layout().ledger.read_bytes()
+    heard: list[str] = []
+    assert run(here, tell=heard.append) == 0
+    assert here.layout().ledger.read_bytes().startswith(there.layout().ledger.read_bytes())
+    if not there.layout().ledger.read_bytes().startswith(own):
+        assert any("the facts only this one had are kept in" in line for line in heard)
+        (aside,) = here.layout().quarantine.glob("ledger.jsonl.*")
+        assert aside.read_bytes() == own
+    assert known(here).choice == known(there).choice
+
+
+def test_another_study_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    place = tmp_path / "mounted"
+    run(config_of(tmp_path / "here", place), after=3)
+    other = config_of(tmp_path / "other", place)
+    with kept(study_config(tmp_path / "other"), lambda _: None):
+        drive(
+            prepare(study_config(tmp_path / "other")),
+            Console(quiet=True),
+            hire=lambda s: Stops(s, 3, interrupted, states=False),
+        )
+    before = other.layout().ledger.read_bytes()
+    with pytest.raises(VolumeError, match="keeps another study of this name") as error:
+        run(other)
+    assert error.value.fix
+    assert other.layout().ledger.read_bytes() == before
+
+
+def test_a_ledger_never_names_a_file_that_was_not_there_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The volume refuses after each number of writes in turn; whatever is sealed by then can be restored whole."""
+    from infra.folder import FolderStore
+
+    create, left = FolderStore.create, [10**6]
+
+    def limited(self: FolderStore, name: str, data: bytes) -> bool:
+        if left[0] <= 0 and "lease" not in name:
+            raise VolumeError("out")
+        left[0] -= 1
+        return create(self, name, data)
+
+    monkeypatch.setattr(FolderStore, "create", limited)
+    place = tmp_path / "mounted"
+    for turn, budget in enumerate((4, 9, 17, 3, 8)):
+        here = config_of(tmp_path / "here", place, wait_s=0.05)
+        left[0] = budget
+        with suppress(StudyError):
+            run(here, after=4 * turn + 5)
+        left[0] = 10**6
+        there = config_of(tmp_path / f"there{turn}", place)
+        with kept(there, lambda _: None) as keeping:
+            assert keeping is not None
+            keeping.join()
+            state = known(there) if there.layout().ledger.exists() else StudyState()
+            for group in (sample_group(there.layout(), s) for s in state.samples.values()):
+                assert all(volume_of(there).verify(file.key) == "whole" for file in group)
+            for checkpoint in state.checkpoints.values():
+                assert volume_of(there).verify(checkpoint.adapter) == "whole"
+
+
+def _one_of_each(state: StudyState) -> tuple[str, str]:
+    return next(iter(state.checkpoints.values())).adapter, next(iter(state.samples.values())).image
+
+
+def test_addresses_lead_to_a_folder_of_the_study(tmp_path: Path) -> None:
+    config = config_of(tmp_path, S3Config(bucket=BUCKET, prefix="a/b", endpoint="http://127.0.0.1:9"))
+    kept_at = config.volume.kept_at("trio")
+    assert isinstance(kept_at, S3Config)
+    assert kept_at.place == f"s3://{BUCKET}/a/b/trio at 127.0.0.1:9"
+    assert config.layout() == Layout(tmp_path / "runs" / "quickstart")
