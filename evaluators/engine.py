@@ -27,7 +27,8 @@ from anima.flow import schedule_sigmas
 from anima.load import load_base
 from anima.lora import Merger, Weighted
 from anima.png import png_bytes
-from evaluators.sidecar import png_text, sidecar_of
+from evaluators.sidecar import is_whole, png_text, read_sample, sidecar_of
+from orchestrator.core.fence import exclusively
 from orchestrator.core.files import write_whole
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import ENGINE_NUMERICS, Cell, ConstantAdapter, Sample
@@ -114,9 +115,14 @@ class Engine:
         path = self._layout.image(cell.trial, cell.epoch, cell.key)
         picture = png_bytes(pixels, png_text(cell, self._base_name))
         digest = sha256(picture).hexdigest()
-        write_whole(path.with_suffix(".json"), json.dumps(self._sidecar(cell, digest, seconds), indent=2) + "\n")
-        write_whole(path, picture)
-        return Sample(cell.key, self._layout.relative(path), digest, seconds)
+        sample = Sample(cell.key, self._layout.relative(path), digest, seconds)
+        with exclusively(path.with_name(".lock")):
+            # Whoever was given up and drew on, on a device with other rounding, must not replace what is recorded.
+            if (there := read_sample(self._layout, cell)) and is_whole(self._layout, there):
+                return there
+            write_whole(path.with_suffix(".json"), json.dumps(self._sidecar(cell, digest, seconds), indent=2) + "\n")
+            write_whole(path, picture)
+        return sample
 
     def _sidecar(self, cell: Cell, digest: str, seconds: float) -> dict[str, Any]:
         """Everything needed to draw the picture again, and what it came to."""

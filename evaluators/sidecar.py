@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from anima.png import parameters_text
+from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, ConstantAdapter, Sample
 from orchestrator.core.version import VERSION
@@ -64,3 +65,9 @@ def read_sample(layout: Layout, cell: Cell) -> Sample | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if found.cell_key == cell.key else None
+
+
+def is_whole(layout: Layout, sample: Sample) -> bool:
+    """Whether the picture is there, and is the one its sidecar speaks of."""
+    image = layout.resolve(sample.image)
+    return image.is_file() and file_sha256(image) == sample.sha256

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -25,18 +27,43 @@ ADDRESS = "write s3://BUCKET/PREFIX?endpoint=https://HOST&dialect=NAME&region=NA
 NO_SECRETS = "credentials come from the environment or from ~/.aws, never from an address"
 
 
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
+_NAMES = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+_LABEL_VALUE = re.compile(rf"!?({_NAMES}|in\({_NAMES}(, ?{_NAMES})*\))")
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _known_labels(wanted: Mapping[str, str]) -> Mapping[str, str]:
+    for name, value in wanted.items():
+        if not _LABEL.fullmatch(name) or not _LABEL_VALUE.fullmatch(value):
+            raise ValueError(f"{name}: {value} is no label; write gpu: h100, gpu: in(h100,b200) or gpu: '!in(rtx4090)'")
+    return wanted
+
+
+Labels = Annotated[Mapping[str, str], AfterValidator(_known_labels)]
 
 
 class ClusterConfig(_Frozen):
     """Who does the work. `local` is this machine with Ray; `inline` is this very process, one thing after another."""
 
     provider: Literal["local", "inline"] = "local"
+    address: str = Field("", pattern=r"^([A-Za-z0-9._-]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5})?$")
+    """HOST:PORT of a Ray cluster that runs already; its token comes from RAY_AUTH_TOKEN. Empty: Ray is started here."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """What the trainer and the inference actors compute on; they share a GPU when there is only one."""
-    inference_actors: PositiveInt = 1
-    """How many actors draw at the same time."""
+    """What the trainer and the inference actors compute on; on this machine they share a GPU when there is only one."""
+    trainers: PositiveInt = 1
+    """How many trials train at the same time."""
+    inference_actors: PositiveInt | Literal["all"] = 1
+    """How many actors draw at the same time; `all` takes what the machines that have joined have room for."""
+    in_flight: PositiveInt = 2
+    """Requests an actor is given at once, so that it never waits for the next one."""
+    train_on: tuple[Labels, ...] = ()
+    """Labels of the machines to train on, best first: [{gpu: h100}, {gpu: rtx5090}, {}]. `{}` is any machine."""
+    draw_on: tuple[Labels, ...] = ()
+    """The same for inference actors."""
     threads: int = Field(1, ge=0)
     """CPU threads of each inference actor; 0 leaves torch's choice."""
     object_store_mb: int = Field(80, ge=80)
@@ -49,7 +76,15 @@ class ClusterConfig(_Frozen):
     """What an hour of the machine costs: a number, or a kind of GPU as `conf/rates.yaml` names it. Left out: hours are
     told, dollars are not."""
     silence_s: PositiveFloat = 600.0
-    """An actor that has work and reports nothing for so long is taken for dead."""
+    """Work that takes longer than this is taken to hang, and its actor is let go."""
+    heartbeat_s: PositiveFloat = 5.0
+    """How often every actor is asked whether it lives; it answers beside its work."""
+    missed_s: PositiveFloat = 60.0
+    """An actor that gives no such answer for so long is taken for dead, with its machine."""
+    placement_s: PositiveFloat = 600.0
+    """How long to wait for a machine that can take an actor."""
+    lost_nodes: PositiveInt = 20
+    """How often a piece of work may be lost with its machine; `attempts` counts other failures only."""
 
     @field_validator("dollars_per_hour")
     @classmethod

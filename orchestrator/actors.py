@@ -1,43 +1,23 @@
-"""The crew on Ray: plain workers in actors on this machine, a deadline on every wait. The only file that imports Ray.
+"""The crew on Ray: plain workers in actors, a deadline on every wait.
 
-Ray is started so that nothing listens beyond loopback and nothing is written to the home folder: its node address is
-127.0.0.1, its token lives in the environment, its session folder is temporary and is removed at the end. An actor that
-dies, hangs, or raises something unforeseen is let go and its work reported as failed; whether and when to try again is
-the controller's decision, and the next piece of work gets a fresh actor.
+Every actor is asked, beside its work, whether it lives. One that dies, hangs, or raises something unforeseen is let go.
+What it was at is reported: as Failed when the work may be to blame, as Lost when its machine is; what it had not begun
+is Lost too. Whether and when to try again is the controller's decision. `roster.py` keeps the books.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import secrets
-import shutil
-import signal
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-os.environ.update(
-    # Ray's switch for "no multi-node cluster": the node's address is then 127.0.0.1 and every server binds to it.
-    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
-    RAY_AUTH_MODE="token",
-    RAY_AUTH_TOKEN=os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),
-    RAY_USAGE_STATS_ENABLED="0",
-    RAY_DISABLE_IMPORT_WARNING="1",
-    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
-    # Patience for machines that are busy with other work.
-    RAY_worker_register_timeout_seconds="180",
-    # Ray's own 15 lets a training starve beside anything else that computes; this still yields to a person's programs.
-    RAY_worker_niceness="5",
-)
+from orchestrator.session import RaySession, one_line
 
-# Ray reads the environment above while it is imported.
-import psutil  # type: ignore[import-untyped]
+# isort: split
+# Only now, for the session sets the environment that Ray reads while it is imported.
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from infra.config import ClusterConfig
 from orchestrator.core.errors import StudyError
@@ -48,6 +28,7 @@ from orchestrator.crew import (
     Drawn,
     Failed,
     Judged,
+    Lost,
     Report,
     Slice,
     Trained,
@@ -55,30 +36,42 @@ from orchestrator.crew import (
     Workers,
 )
 from orchestrator.policy import Draw, Judge, Role, Train, Work
+from orchestrator.roster import Hand, Patience, Roster, Suspects, placement
 
 TURN_S = 1.0
 """How long a trainer works before it reports; what a dead driver leaves running at most, beside a step."""
-SESSION_PREFIX = "anima-ray-"
+MACHINES_S = 2.0
+"""How old what is known of the machines may be."""
+CHOOSY_S = 60.0
+"""How long an actor that avoids suspected machines waits for another one before it takes any."""
 
 
-class TrainerActor:
+class _Living:
+    """Answers beside its work that it lives, and where: the answer comes from a thread of its own."""
+
+    @ray.method(concurrency_group="beat")
+    def beat(self) -> str:
+        return str(ray.get_runtime_context().get_node_id())
+
+
+class TrainerActor(_Living):
     """Keeps one trial's trainer between turns."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
-        self._trial = ""
+        self._attempt = ("", 0)
         self._trainer: Trainer | None = None
 
-    def work(self, trial: str, turn_s: float) -> Slice:
-        if self._trainer is None or self._trial != trial:
-            self._trial, self._trainer = trial, self._workers.trainer(trial)
+    def work(self, trial: str, attempt: int, turn_s: float) -> Slice:
+        if self._trainer is None or self._attempt != (trial, attempt):
+            self._attempt, self._trainer = (trial, attempt), self._workers.trainer(trial, attempt)
         turn = self._trainer.advance(turn_s)
         if turn.done:
             self._trainer = None
         return turn
 
 
-class ArtistActor:
+class ArtistActor(_Living):
     """Keeps the loaded model between batches."""
 
     def __init__(self, workers: Workers) -> None:
@@ -94,7 +87,7 @@ class ArtistActor:
         return self._artist.draw(cells)
 
 
-class CriticActor:
+class CriticActor(_Living):
     """Keeps the judge between batches."""
 
     def __init__(self, workers: Workers) -> None:
@@ -106,199 +99,234 @@ class CriticActor:
         return self._critic.judge(cells, samples)
 
 
-@dataclass(slots=True)
-class _Call:
-    """A request under way: who does it, and until when an answer must come (monotonic seconds)."""
-
-    work: Work
-    role: Role
-    actor: Any
-    deadline: float
-    last: bool = False
-    """Whether training ends with this turn."""
-
-
 _ACTORS: Mapping[Role, type] = {"train": TrainerActor, "draw": ArtistActor, "judge": CriticActor}
 
 
 class RayCrew:
-    """Workers in Ray actors on this machine: one trainer, some artists, one critic."""
+    """Workers in Ray actors: trainers, artists, one critic."""
 
     def __init__(self, workers: Workers, cluster: ClusterConfig, *, train_threads: int = 0) -> None:
-        self.slots: Mapping[Role, int] = {"train": 1, "draw": cluster.inference_actors, "judge": 1}
         self._workers, self._cluster = workers, cluster
         self._threads: Mapping[Role, int] = {"train": train_threads, "draw": cluster.threads, "judge": 1}
-        self._idle: dict[Role, list[Any]] = {"train": [], "draw": [], "judge": []}
-        self._calls: dict[Any, _Call] = {}
-        self._session = Path()
+        patience = Patience(cluster.heartbeat_s, cluster.missed_s, cluster.silence_s, cluster.placement_s)
+        self._roster = Roster(patience, depth=cluster.in_flight)
+        self._suspects = Suspects()
+        self._attempts: dict[str, int] = {}
+        self._halted: set[str] = set()
+        """Trials whose training ends with the turn under way."""
+        self._session = RaySession(cluster)
         self._gpu_share = 0.0
+        self._alive: dict[str, Mapping[str, float]] = {}
+        self._machines_due = self._hire_due = float("-inf")
+        self._hire_rest_s = 0.0
+        self._without_artist_since = time.monotonic()
+
+    @property
+    def slots(self) -> Mapping[Role, int]:
+        """Artists take work as soon as they are there; the others may be given some before."""
+        artists = len(self._roster.ready("draw"))
+        depth = self._cluster.in_flight
+        return {"train": self._cluster.trainers, "draw": depth * artists, "judge": depth}
+
+    def awaited(self) -> str:
+        if self._roster.ready("draw"):
+            return ""
+        waited = time.monotonic() - self._without_artist_since
+        if waited > self._cluster.placement_s:
+            wanted = " or ".join(str(dict(labels)) for labels in self._cluster.draw_on) or "any labels"
+            raise StudyError(
+                f"no machine could take an inference actor for {self._cluster.placement_s:g} s",
+                where=f"cluster of {len(self._alive)} machines, wanted with {wanted}",
+                fix="let another machine join, or ask for less in `cluster`; the same command continues the study",
+            )
+        return "an inference actor"
 
     def open(self) -> RayCrew:
-        """Start Ray on this machine."""
-        _remove_dead_sessions()
-        self._session = Path(tempfile.mkdtemp(prefix=f"{SESSION_PREFIX}{os.getpid()}-"))
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        on_terminate = signal.getsignal(signal.SIGTERM)
-        try:
-            self._start_patiently()
-        except BaseException:
-            self.close()
-            raise
+        """Start Ray on this machine, or join the cluster that the study names."""
+        counted: Mapping[Role, int] = {"train": self._cluster.trainers, "draw": self._artists(), "judge": 1}
+        self._session.open(sum(count * self._cpus(role) for role, count in counted.items()))
+        now = self._without_artist_since = time.monotonic()
+        self._look_at_machines(now)
         if self._cluster.device == "cuda":
-            gpus = float(ray.cluster_resources().get("GPU", 0))
-            self._gpu_share = min(1.0, round(gpus / (1 + self.slots["draw"]), 3))
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own there
-        for _ in range(self.slots["draw"]):
-            artist = self._hire("draw")
-            artist.warm_up.remote()
-            self._idle["draw"].append(artist)
+            self._gpu_share = 1.0 if self._cluster.address else self._share_of_gpus()
+        self._staff(now)
         return self
 
-    def _start_patiently(self) -> None:
-        for attempt in range(1, self._cluster.attempts + 1):
-            try:
-                return self._start()
-            except Exception as error:
-                # Ray raises nothing narrower when a busy machine takes longer than the seconds Ray gives its daemons.
-                ray.shutdown()
-                self._end_half_started()
-                if attempt == self._cluster.attempts:
-                    raise StudyError(
-                        f"Ray did not start: {_one_line(error)}",
-                        fix="free the machine of other work, or set cluster.provider=inline",
-                    ) from error
-        return None
+    def _share_of_gpus(self) -> float:
+        gpus = sum(resources.get("GPU", 0.0) for resources in self._alive.values())
+        return min(1.0, round(gpus / (self._cluster.trainers + self._artists()), 3))
 
-    def _end_half_started(self) -> None:
-        """Processes of a start that came to nothing, which Ray would leave to compete with the next one."""
-        for process in psutil.Process().children(recursive=True):
-            try:
-                if any(str(self._session) in argument for argument in process.cmdline()):
-                    process.kill()
-            except psutil.NoSuchProcess:
-                continue
-
-    def _start(self) -> None:
-        ray.init(
-            address="local",
-            # As many as the actors count for, whatever this machine has: they share it as its scheduler sees fit.
-            num_cpus=sum(count * self._cpus(role) for role, count in self.slots.items()),
-            num_gpus=None if self._cluster.device == "cuda" else 0,
-            object_store_memory=self._cluster.object_store_mb * 2**20,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-            _temp_dir=str(self._session),
-        )
-
-    def submit(self, work: Work, samples: Sequence[Sample] = ()) -> None:
+    def submit(self, work: Work, samples: Sequence[Sample] = (), attempt: int = 0) -> None:
         role: Role = "train" if isinstance(work, Train) else "draw" if isinstance(work, Draw) else "judge"
-        actor = self._idle[role].pop() if self._idle[role] else self._hire(role)
-        self._call(actor, role, work, tuple(samples))
+        hand = self._roster.free(role) or self._hire(role)
+        if isinstance(work, Train):
+            self._attempts[work.trial] = attempt
+            self._halted.discard(work.trial)
+        self._give(hand, work, tuple(samples))
 
     def halt(self, work: Train) -> None:
-        for call in self._calls.values():
-            call.last = call.last or call.work == work
+        self._halted.add(work.trial)
 
     def wait(self, timeout_s: float) -> list[Report]:
-        if not self._calls:
+        self._tend(time.monotonic())
+        beats = {hand.beat: hand for hand in self._roster.hands if hand.beat is not None}
+        calls = {call.ref: hand for hand in self._roster.hands for call in hand.calls}
+        refs = [*calls, *beats]
+        if not refs:
+            time.sleep(min(timeout_s, self._cluster.heartbeat_s))
             return []
-        ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout_s)
+        ready, _ = ray.wait(refs, num_returns=1, timeout=timeout_s)
         if ready:
-            ready, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
-        reports = [self._collect(ref, self._calls.pop(ref)) for ref in ready]
-        return [*reports, *self._overdue()]
+            ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        reports: list[Report] = []
+        for ref in sorted(ready, key=lambda ref: ref in calls):
+            hand = calls.get(ref) or beats[ref]
+            if hand not in self._roster.hands:
+                continue
+            reports += self._answered(hand, ref) if ref in calls else self._heard(hand, ref)
+        return [*reports, *self._overdue(time.monotonic())]
 
     def close(self) -> None:
-        self._calls.clear()
-        if ray.is_initialized():
-            ray.shutdown()
-        if self._session.name.startswith(SESSION_PREFIX):
-            shutil.rmtree(self._session, ignore_errors=True)
+        for hand in list(self._roster.hands):
+            self._roster.dismiss(hand)
+            if self._cluster.address and ray.is_initialized():
+                ray.kill(hand.actor, no_restart=True)
+        self._session.close()
 
-    def _hire(self, role: Role) -> Any:
-        actor: Any = ray.remote(_ACTORS[role])
+    def _tend(self, now: float) -> None:
+        """Look after everybody: who is asked whether he lives, who is still to be hired."""
+        if now >= self._machines_due:
+            self._look_at_machines(now)
+        for hand in self._roster.due(now):
+            hand.beat, hand.asked_at = hand.actor.beat.remote(), now
+        for hand in self._roster.of("draw"):
+            if hand.avoids and not hand.is_ready and now - hand.hired_at > CHOOSY_S:
+                self._let_go(hand, "")
+        if now >= self._hire_due:
+            self._staff(now)
+        if self._roster.ready("draw"):
+            self._without_artist_since = now
+
+    def _look_at_machines(self, now: float) -> None:
+        self._machines_due = now + MACHINES_S
+        self._alive = {machine.node: machine.resources for machine in self._session.machines()}
+
+    def _artists(self) -> int:
+        """How many actors should draw: as many as were asked for, or as all machines that joined have room for."""
+        wanted = self._cluster.inference_actors
+        if wanted != "all":
+            return wanted
+        kind, need = ("GPU", 1) if self._cluster.device == "cuda" else ("CPU", self._cpus("draw"))
+        if not self._cluster.address and kind == "CPU":
+            return max(1, ((os.cpu_count() or 1) - self._cluster.trainers * self._cpus("train")) // need)
+        room = sum(int(resources.get(kind, 0.0) / need) for resources in self._alive.values())
+        taken = self._cluster.trainers * (1 if kind == "GPU" else -(-self._cpus("train") // need))
+        return max(1, room - taken)
+
+    def _staff(self, now: float) -> None:
+        """Hire the artists that are missing, slower each time until one of them is there."""
+        missing = self._artists() - len(self._roster.of("draw"))
+        for _ in range(missing):
+            artist = self._hire("draw")
+            artist.actor.warm_up.remote()
+        if missing > 0:
+            self._hire_rest_s = min(max(self._cluster.back_off_s, 2 * self._hire_rest_s), 30.0)
+            self._hire_due = now + self._hire_rest_s
+
+    def _hire(self, role: Role) -> Hand:
+        now = time.monotonic()
+        need = "GPU" if self._cluster.device == "cuda" and role != "judge" else "CPU"
+        able = [node for node, resources in self._alive.items() if resources.get(need, 0.0) > 0]
+        avoid = self._suspects.to_avoid(able, now)
+        preferred = {"train": self._cluster.train_on, "draw": self._cluster.draw_on, "judge": ()}[role]
+        first, others = placement(preferred, avoid)
+        actor: Any = cast(Any, ray.remote)(concurrency_groups={"beat": 1})(_ACTORS[role])
         hired: Any = actor.options(
-            num_cpus=self._cpus(role),
+            num_cpus=0 if role == "judge" and self._cluster.address else self._cpus(role),
             num_gpus=0 if role == "judge" else self._gpu_share,
             max_restarts=0,
+            label_selector=first or None,
+            fallback_strategy=[{"label_selector": labels} for labels in others] or None,
         )
-        return hired.remote(self._workers)
+        hand = self._roster.hire(role, hired.remote(self._workers), now)
+        hand.avoids = bool(avoid)
+        return hand
 
     def _cpus(self, role: Role) -> int:
         """CPUs an actor counts for. Ray makes it the actor's OMP_NUM_THREADS, unless that is set in our environment."""
         return self._threads[role] or os.cpu_count() or 1
 
-    def _call(self, actor: Any, role: Role, work: Work, samples: tuple[Sample, ...] = ()) -> None:
+    def _give(self, hand: Hand, work: Work, samples: tuple[Sample, ...] = ()) -> None:
         match work:
             case Train(trial):
-                ref = actor.work.remote(trial, TURN_S)
+                ref = hand.actor.work.remote(trial, self._attempts[trial], TURN_S)
             case Draw(cells):
-                ref = actor.work.remote(cells)
+                ref = hand.actor.work.remote(cells)
             case Judge(cells):
-                ref = actor.work.remote(cells, samples)
-        self._calls[ref] = _Call(work, role, actor, time.monotonic() + self._cluster.silence_s)
+                ref = hand.actor.work.remote(cells, samples)
+        self._roster.give(hand, work, ref, time.monotonic())
 
-    def _collect(self, ref: Any, call: _Call) -> Report:
+    def _heard(self, hand: Hand, ref: Any) -> list[Report]:
+        """An actor says that it lives; one that died says so through its calls, if it has any."""
+        try:
+            node = ray.get(ref)
+        except RayError as error:
+            hand.beat = None
+            return [] if hand.calls else self._bury(hand, error)
+        if not hand.is_ready:
+            self._hire_rest_s = 0.0
+        self._roster.heard(hand, node, time.monotonic())
+        return []
+
+    def _answered(self, hand: Hand, ref: Any) -> list[Report]:
         try:
             answer = ray.get(ref, timeout=self._cluster.silence_s)
         except RayTaskError as error:
+            work = self._roster.answered(hand, ref, time.monotonic()).work
             if isinstance(error.cause, StudyError):
-                self._idle[call.role].append(call.actor)
-                return Failed(call.work, error.cause)
-            self._let_go(call.actor)
-            return Failed(call.work, str(error))
+                return [Failed(work, error.cause)]
+            return [Failed(work, str(error)), *self._let_go(hand, "the work before it brought the actor down")]
         except RayError as error:
-            self._let_go(call.actor)
-            return Failed(call.work, f"its actor died: {_one_line(error)}")
-        match call.work:
-            case Train():
-                if call.last:
+            return self._bury(hand, error)
+        work = self._roster.answered(hand, ref, time.monotonic()).work
+        match work:
+            case Train(trial):
+                if trial in self._halted:
                     # Its memory is wanted for drawing, and nothing more is trained.
-                    self._let_go(call.actor)
-                elif answer.done:
-                    self._idle[call.role].append(call.actor)
-                else:
-                    self._call(call.actor, call.role, call.work)
-                return Trained(call.work, answer)
+                    self._let_go(hand, "")
+                elif not answer.done:
+                    self._give(hand, work)
+                return [Trained(work, answer)]
             case Draw():
-                self._idle[call.role].append(call.actor)
-                return Drawn(call.work, tuple(answer))
+                return [Drawn(work, tuple(answer))]
             case Judge():
-                self._idle[call.role].append(call.actor)
-                return Judged(call.work, tuple(answer))
+                return [Judged(work, tuple(answer))]
 
-    def _overdue(self) -> list[Report]:
+    def _bury(self, hand: Hand, error: RayError) -> list[Report]:
+        """An actor is gone. Its machine is to blame if that is gone too, or if nobody can tell."""
         now = time.monotonic()
-        late = [ref for ref, call in self._calls.items() if call.deadline < now]
+        self._look_at_machines(now)
+        reason = f"its actor died: {one_line(error)}"
+        lost = isinstance(error, ActorUnavailableError) or (hand.is_ready and hand.node not in self._alive)
+        if lost:
+            self._suspects.add(hand.node, now)
+            return self._let_go(hand, f"its machine was lost: {one_line(error)}")
+        at_work = [hand.calls.popleft()] if hand.calls else []
+        return [*(Failed(call.work, reason) for call in at_work), *self._let_go(hand, reason)]
+
+    def _overdue(self, now: float) -> list[Report]:
         reports: list[Report] = []
-        for ref in late:
-            call = self._calls.pop(ref)
-            self._let_go(call.actor)
-            reports.append(Failed(call.work, f"its actor said nothing for {self._cluster.silence_s:g} s"))
+        for late in self._roster.late(now):
+            hand = late.hand
+            if late.blames_work:
+                reports.append(Failed(hand.calls.popleft().work, late.reason))
+            else:
+                self._suspects.add(hand.node, now)
+            reports += self._let_go(hand, late.reason)
         return reports
 
-    def _let_go(self, actor: Any) -> None:
-        ray.kill(actor, no_restart=True)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:500]
-
-
-def _remove_dead_sessions() -> None:
-    """Session folders of drivers that were killed hard."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{SESSION_PREFIX}*"):
-        pid = folder.name.removeprefix(SESSION_PREFIX).partition("-")[0]
-        if pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    def _let_go(self, hand: Hand, reason: str) -> list[Report]:
+        """End an actor; what it was given and did not answer is lost."""
+        left = self._roster.dismiss(hand)
+        ray.kill(hand.actor, no_restart=True)
+        return [Lost(call.work, reason) for call in left]

@@ -25,8 +25,9 @@ from typing import Any, Protocol
 from infra.volume import LocalVolume
 from orchestrator.board import Board
 from orchestrator.core.errors import AdapterError, StudyError
+from orchestrator.core.fence import Fence
 from orchestrator.core.study import Cell, Checkpoint, Sample, Verdict
-from orchestrator.crew import Crew, Drawn, Failed, Judged, Report, Slice, Trained
+from orchestrator.crew import Crew, Drawn, Failed, Judged, Lost, Report, Slice, Trained
 from orchestrator.ledger import Event, EventKind, Ledger
 from orchestrator.policy import Adopt, Decision, Draw, Finish, Halt, Judge, Standing, Target, Train, Work, decide
 from orchestrator.reconcile import (
@@ -47,6 +48,10 @@ Fact = tuple[EventKind, Mapping[str, Any]]
 
 WAIT_S = 0.5
 """How long one look for reports takes at most; also how soon a request to stop is noticed."""
+
+
+LONGEST_REST_S = 60.0
+"""Work that is lost with one machine after another is given to the next one at least this often."""
 
 
 class Watcher(Protocol):
@@ -72,7 +77,10 @@ class Failures:
 
     attempts: int
     back_off_s: float
+    lost_nodes: int = 20
+    """How often one piece of work may be lost with its machine; that is no attempt at it."""
     counts: Counter[str] = field(default_factory=Counter)
+    losses: Counter[str] = field(default_factory=Counter)
     rests_until: dict[str, float] = field(default_factory=dict)
     given_up: dict[str, StudyError | str] = field(default_factory=dict)
 
@@ -85,6 +93,24 @@ class Failures:
             return True
         self.rests_until[name] = now + self.back_off_s * 2 ** (self.counts[name] - 1)
         return False
+
+    def lose(self, name: str, reason: str, now: float) -> bool:
+        """Take in that work was lost with its machine; True when that happened too often."""
+        self.losses[name] += 1
+        if self.losses[name] > self.lost_nodes:
+            self.given_up[name] = StudyError(
+                f"lost with its machine {self.losses[name]} times; the last time: {reason}",
+                where=name,
+                fix="look after the machines; the same command continues the study",
+            )
+            return True
+        self.rests_until[name] = now + min(self.back_off_s * 2 ** (self.losses[name] - 1), LONGEST_REST_S)
+        return False
+
+    def done(self, name: str) -> None:
+        """Work succeeded: what went wrong before is forgiven."""
+        self.counts.pop(name, None)
+        self.losses.pop(name, None)
 
     def held(self, now: float) -> frozenset[str]:
         """Names of work that must not start now."""
@@ -115,6 +141,7 @@ class Controller:
         published: Callable[[str], Iterable[Checkpoint]],
         attempts: int = 3,
         back_off_s: float = 1.0,
+        lost_nodes: int = 20,
         heal: Callable[[Loss], bool] = lambda _: False,
         watchers: Sequence[Watcher] = (),
         clock: Callable[[], float] = time.monotonic,
@@ -124,7 +151,7 @@ class Controller:
         self.stop_requested = False
         self._ledger, self._published, self._watchers = ledger, published, watchers
         self._clock, self._sleep, self._heal = clock, sleep, heal
-        self._failures = Failures(attempts, back_off_s)
+        self._failures = Failures(attempts, back_off_s, lost_nodes)
         self._in_flight: set[Work] = set()
         state.follower = Board(target, state)
 
@@ -171,15 +198,17 @@ class Controller:
         decisions = decide(self.target, self.state, standing)
         for decision in decisions:
             self._act(decision, crew)
-        if not decisions and not self._in_flight and not self._failures.resting(now):
+        if not decisions and not self._in_flight and not self._failures.resting(now) and not crew.awaited():
             raise self._dead_end()
         return Finish() in decisions
 
     def _act(self, decision: Decision, crew: Crew) -> None:
         match decision:
             case Train(trial):
-                self._record("trial_started", **self._attempt(trial))
-                self._submit(crew, decision)
+                facts = self._attempt(trial)
+                self._record("trial_started", **facts)
+                self._in_flight.add(decision)
+                crew.submit(decision, attempt=facts["attempt"])
             case Draw(cells):
                 if missing := self._adopt_drawn(cells):
                     self._submit(crew, Draw(missing))
@@ -201,7 +230,7 @@ class Controller:
         known = self.state.trials.get(trial)
         saved = [epoch for name, epoch in self.state.checkpoints if name == trial]
         epochs = next(t.epochs for t in self.target.trials if t.trial == trial)
-        attempt = known.attempts + 1 if known else 1
+        attempt = 1 + max(known.attempts if known else 0, Fence(self.volume.layout.attempt(trial)).newest)
         return {"trial": trial, "attempt": attempt, "epochs": epochs, "from_epoch": max(saved, default=0)}
 
     def _take_in_reports(self, reports: Sequence[Report]) -> None:
@@ -222,13 +251,16 @@ class Controller:
             elif isinstance(report, Failed):
                 self._in_flight.discard(report.work)
                 self._failed(report.work, report.error)
+            elif isinstance(report, Lost):
+                self._in_flight.discard(report.work)
+                self._lost(report.work, report.reason)
 
     def _take_in_turn(self, work: Train, turn: Slice) -> None:
         for watcher in self._watchers:
             for step in turn.steps:
                 watcher.step(step)
         for checkpoint in turn.checkpoints:
-            self._failures.counts.pop(work.name, None)
+            self._failures.done(work.name)
             if self.state.checkpoints.get((checkpoint.trial, checkpoint.epoch)) != checkpoint:
                 self._take_in(checkpoint)
                 self._consider_stopping(work.trial)
@@ -244,7 +276,7 @@ class Controller:
 
     def _succeeded(self, work: Work) -> None:
         self._in_flight.discard(work)
-        self._failures.counts.pop(work.name, None)
+        self._failures.done(work.name)
 
     def _trial_ended(self, work: Train) -> None:
         wanted = next(t.saved for t in as_stopped(self.target, self.state).trials if t.trial == work.trial)
@@ -270,6 +302,14 @@ class Controller:
         elif isinstance(work, Judge) and self.target.judge is not None and not isinstance(error, StudyError):
             del self._failures.given_up[work.name]
             self._record_all([_given(_unscored(cell, self.target.judge, str(error))) for cell in work.cells])
+
+    def _lost(self, work: Work, reason: str) -> None:
+        """Work went down with its machine: it is given to another one, after a rest that grows."""
+        given_up = self._failures.lose(work.name, reason, self._clock())
+        self._note(f"{'given up' if given_up else 'lost, will be done elsewhere'} | {work.name} | {reason}")
+        if given_up and isinstance(work, Train):
+            attempt = self.state.trials[work.trial].attempts
+            self._record("trial_failed", trial=work.trial, attempt=attempt, error=reason)
 
     def _suspects(self, work: Work) -> Iterable[Loss]:
         """Damaged files the work depends on."""

@@ -60,7 +60,15 @@ class Failed:
     error: StudyError | str
 
 
-Report = Trained | Drawn | Judged | Failed
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The work went down with the machine it was on, or was never begun: nothing speaks against it."""
+
+    work: Work
+    reason: str
+
+
+Report = Trained | Drawn | Judged | Failed | Lost
 
 
 class Trainer(Protocol):
@@ -87,7 +95,7 @@ class Critic(Protocol):
 class Workers(Protocol):
     """Makes workers. It is pickled into the process where they shall live."""
 
-    def trainer(self, trial: str) -> Trainer: ...
+    def trainer(self, trial: str, attempt: int = 0) -> Trainer: ...
 
     def artist(self) -> Artist: ...
 
@@ -97,10 +105,16 @@ class Workers(Protocol):
 class Crew(Protocol):
     """Workers somewhere. `submit` never waits; `wait` returns what was reported, or nothing after `timeout_s`."""
 
-    slots: Mapping[Role, int]
+    @property
+    def slots(self) -> Mapping[Role, int]:
+        """How many pieces of each kind of work may be in flight; it changes as machines join and leave."""
 
-    def submit(self, work: Work, samples: Sequence[Sample] = ()) -> None:
-        """Start a piece of work; `samples` are the pictures a Judge work is about."""
+    def awaited(self) -> str:
+        """Hands that are expected but not there yet, in words; empty when everybody is. Raises StudyError when they
+        have been expected for too long."""
+
+    def submit(self, work: Work, samples: Sequence[Sample] = (), attempt: int = 0) -> None:
+        """Start a piece of work; `samples` are the pictures a Judge work is about, `attempt` counts a Train work's."""
 
     def halt(self, work: Train) -> None:
         """End training that is under way, within a turn. What the turn still saves is reported, then no more."""
@@ -115,17 +129,22 @@ class Crew(Protocol):
 class InlineCrew:
     """Everybody in this process, one thing after another; a turn of training alternates with other work."""
 
-    slots: Mapping[Role, int] = {"train": 1, "draw": 1, "judge": 1}
-
     def __init__(self, workers: Workers, *, turn_s: float = 0.5) -> None:
+        self.slots: Mapping[Role, int] = {"train": 1, "draw": 1, "judge": 1}
         self._workers, self._turn_s = workers, turn_s
         self._queue: deque[tuple[Work, tuple[Sample, ...]]] = deque()
         self._trainers: dict[str, Trainer] = {}
+        self._attempts: dict[str, int] = {}
         self._artist: Artist | None = None
         self._critic: Critic | None = None
 
-    def submit(self, work: Work, samples: Sequence[Sample] = ()) -> None:
+    def awaited(self) -> str:
+        return ""
+
+    def submit(self, work: Work, samples: Sequence[Sample] = (), attempt: int = 0) -> None:
         self._queue.append((work, tuple(samples)))
+        if isinstance(work, Train):
+            self._attempts[work.trial] = attempt
 
     def halt(self, work: Train) -> None:
         self._queue = deque(queued for queued in self._queue if queued[0] != work)
@@ -151,7 +170,7 @@ class InlineCrew:
     def _do(self, work: Work, samples: tuple[Sample, ...]) -> Report:
         match work:
             case Train(trial):
-                trainer = self._trainers.get(trial) or self._workers.trainer(trial)
+                trainer = self._trainers.get(trial) or self._workers.trainer(trial, self._attempts[trial])
                 self._trainers[trial] = trainer
                 turn = trainer.advance(self._turn_s)
                 if turn.done:

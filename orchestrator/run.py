@@ -163,6 +163,7 @@ def drive(
             attempts=config.cluster.attempts,
             back_off_s=config.cluster.back_off_s,
             heal=keeping.heal if keeping else lambda _: False,
+            lost_nodes=config.cluster.lost_nodes,
             watchers=watchers,
         )
         if keeping is not None:

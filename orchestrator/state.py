@@ -74,7 +74,7 @@ class StudyState:
             case "trial_started":
                 trial = self.trials.setdefault(data["trial"], TrialState())
                 trial.epochs, trial.finished, trial.error = data["epochs"], False, ""
-                trial.attempts += 1
+                trial.attempts = data["attempt"]
                 trial.started_at = event.time
             case "checkpoint_saved":
                 self._saved(Checkpoint.from_json(data["checkpoint"]))

@@ -36,8 +36,8 @@ class StudyWorkers:
     base_name: str = ""
     """What people call the base."""
 
-    def trainer(self, trial: str) -> TrialTrainer:
-        return TrialTrainer(_facts(self, trial))
+    def trainer(self, trial: str, attempt: int = 0) -> TrialTrainer:
+        return TrialTrainer(_facts(self, trial, attempt))
 
     def artist(self) -> Artist:
         from evaluators.engine import Engine
@@ -98,7 +98,7 @@ class PixelCritic:
         return replace(verdict, judge=self._name)
 
 
-def _facts(workers: StudyWorkers, trial: str) -> Iterator[TrialFact]:
+def _facts(workers: StudyWorkers, trial: str, attempt: int) -> Iterator[TrialFact]:
     from trainer.trial import TrialJob, run_trial
 
     job = TrialJob(
@@ -111,5 +111,6 @@ def _facts(workers: StudyWorkers, trial: str) -> Iterator[TrialFact]:
         train=workers.trials[trial],
         triggers=tuple(workers.looks),
         dataset_sha256=workers.dataset_sha256,
+        attempt=attempt,
     )
     return run_trial(job)

@@ -21,3 +21,5 @@ class TrialJob:
     triggers: tuple[str, ...]
     dataset_sha256: str = ""
     """What the dataset was when the trial was planned; empty takes it as it is."""
+    attempt: int = 0
+    """Of several attempts at one trial only the highest may publish; 0 takes the next number."""

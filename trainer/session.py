@@ -11,6 +11,7 @@ from torch import Tensor
 
 from anima.base import base_folder
 from anima.load import Base, load_base
+from orchestrator.core.fence import Fence
 from orchestrator.core.layout import Layout
 from trainer.adaptation import Adaptation, adapt
 from trainer.balance import Exposures, exposures_after, showings
@@ -46,8 +47,10 @@ from trainer.text import FrozenText, Text, TrainedText
 class Session:
     """Trains epochs of one trial. Between any two steps it can be saved, and wound back to what was saved."""
 
-    def __init__(self, job: TrialJob, layout: Layout, dataset: Dataset, fits: Sequence[Fit], team: Team) -> None:
-        self.job, self.layout, self.dataset, self.team = job, layout, dataset, team
+    def __init__(
+        self, job: TrialJob, layout: Layout, dataset: Dataset, fits: Sequence[Fit], team: Team, fence: Fence
+    ) -> None:
+        self.job, self.layout, self.dataset, self.team, self.fence = job, layout, dataset, team, fence
         self._config = config = job.train
         self._fits = fits
         self.base = _load(job)

@@ -15,6 +15,7 @@ import torch
 
 from anima.adapter_files import AdapterMetadata, write_adapter
 from orchestrator.core.errors import DatasetError, StudyError
+from orchestrator.core.fence import Fence
 from orchestrator.core.files import write_whole
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Checkpoint
@@ -47,6 +48,10 @@ def run_trial(job: TrialJob) -> Iterator[TrialFact]:
     does not suffice.
     """
     layout, config, team = Layout(Path(job.study_root)), job.train, join_team()
+    fence = Fence(layout.attempt(job.trial), job.attempt)
+    if team.leads:
+        # Before anything is looked at: what an earlier attempt publishes from here on would not be seen.
+        fence.enter()
     present = intact_checkpoints(layout, job.trial)
     missing = [e for e in saved_epochs(config.epochs, config.save_every) if e not in present]
     # Nobody writes before everybody has looked.
@@ -63,7 +68,7 @@ def run_trial(job: TrialJob) -> Iterator[TrialFact]:
         write_whole(layout.trial(job.trial) / "dataset.txt", dataset_report(dataset, fits))
         # The others find the record of the dataset, and never write it.
         team.wait()
-    session = Session(job, layout, dataset, fits, team)
+    session = Session(job, layout, dataset, fits, team, fence)
     progress = Progress(job, session.steps_per_epoch)
     with ending(progress if team.leads else None):
         yield from _train_guarded(session, missing, progress)
@@ -105,10 +110,14 @@ def _train(session: Session, missing: list[int], progress: Progress) -> Iterator
             if session.team.leads:
                 progress.tell(fact)
                 if config.state_every_steps and fact.step % config.state_every_steps == 0:
-                    _save_within(session)
+                    with session.fence.held():
+                        _save_within(session)
             yield fact
         if epoch in missing:
-            saved = _publish(session, epoch) if session.team.leads else None
+            saved = None
+            if session.team.leads:
+                with session.fence.held():
+                    saved = _publish(session, epoch)
             session.team.wait()
             missing.remove(epoch)
             if saved is not None:

@@ -24,6 +24,11 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--takeover", action="store_true", help="stop whoever runs this study, also on another machine, and go on here"
     )
+    parser.add_argument(
+        "--inline",
+        action="store_true",
+        help="do everything in this process, one thing after another, without Ray: slower, and easy to debug",
+    )
     parser.set_defaults(run=run)
 
 
@@ -33,4 +38,5 @@ def run(options: argparse.Namespace) -> int:
 
     from orchestrator.run import run_study
 
-    return run_study(options.conf, options.overrides, Console(), takeover=options.takeover)
+    overrides = [*options.overrides, *(["cluster.provider=inline"] if options.inline else [])]
+    return run_study(options.conf, overrides, Console(), takeover=options.takeover)

@@ -8,7 +8,8 @@ StudyError            something a person must mend; shown as one line: what, whe
 ├── VolumeError       the volume cannot be read or written
 │   ├── AbsentError   it holds no such file: make it, or publish it first
 │   └── DamagedError  a file is not what was recorded: quarantine it, then fetch or make it again
-└── BusyError         another live process owns this study
+├── BusyError         another live process owns this study
+└── SupersededError   a later attempt at the same work has begun: this one must not publish
 AdapterError          an adapter file is corrupt or does not fit: quarantine it, retrain or redraw
 """
 
@@ -63,6 +64,12 @@ class DamagedError(VolumeError):
 
 class BusyError(StudyError):
     """Another live process owns this study."""
+
+    exit_code = 5
+
+
+class SupersededError(StudyError):
+    """A later attempt at the same work has begun: this one must not publish."""
 
     exit_code = 5
 

@@ -86,6 +86,10 @@ class Layout:
     def trial(self, trial: str) -> Path:
         return self.root / "trials" / safe_name(trial, what="trial")
 
+    def attempt(self, trial: str) -> Path:
+        """The number of the attempt that may publish epochs of the trial."""
+        return self.trial(trial) / "attempt"
+
     def metrics(self, trial: str) -> Path:
         return self.trial(trial) / "metrics.jsonl"
 

@@ -89,8 +89,8 @@ class Training(ScriptedWorkers):
         super().__init__(root, epochs=epochs)
         object.__setattr__(self, "states", states)
 
-    def trainer(self, trial: str) -> ScriptedTrainer:
-        return StatefulTrainer(self, trial) if self.states else super().trainer(trial)  # type: ignore[attr-defined]
+    def trainer(self, trial: str, attempt: int = 0) -> ScriptedTrainer:
+        return StatefulTrainer(self, trial) if self.states else super().trainer(trial, attempt)  # type: ignore[attr-defined]
 
 
 class StatefulTrainer(ScriptedTrainer):

@@ -93,7 +93,7 @@ class ScriptedWorkers:
     epochs: int = 6
     counted: bool = field(default=True)
 
-    def trainer(self, trial: str) -> ScriptedTrainer:
+    def trainer(self, trial: str, attempt: int = 0) -> ScriptedTrainer:  # noqa: ARG002
         return ScriptedTrainer(self, trial)
 
     def artist(self) -> ScriptedArtist:

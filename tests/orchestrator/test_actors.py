@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from orchestrator.core.errors import AdapterError, StudyError
 from orchestrator.core.study import Cell, Sample, Verdict
 from orchestrator.crew import Drawn, Failed, Judged, Report, Slice, Trained
 from orchestrator.policy import Draw, Judge, Train
+from orchestrator.session import RaySession
 from tests.orchestrator.scripted import JUDGE, checkpoint, target
 
 DEADLINE_S = 240.0
@@ -35,7 +36,7 @@ class TinyWorkers:
 
     root: Path
 
-    def trainer(self, trial: str) -> TinyTrainer:
+    def trainer(self, trial: str, attempt: int = 0) -> TinyTrainer:  # noqa: ARG002
         return TinyTrainer(trial)
 
     def artist(self) -> TinyArtist:
@@ -82,7 +83,7 @@ def crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     crew = RayCrew(TinyWorkers(tmp_path_factory.mktemp("tiny")), cluster, train_threads=1).open()
     yield crew
     crew.close()
-    assert not crew._session.exists(), "nothing is left behind"
+    assert not crew._session.folder.exists(), "nothing is left behind"
 
 
 def reports(crew: object, count: int) -> list[Report]:
@@ -150,7 +151,7 @@ def test_an_error_crosses_as_itself_and_the_actor_stays(crew) -> None:
 
 
 def test_an_actor_that_says_nothing_is_let_go(crew) -> None:
-    crew._cluster = crew._cluster.model_copy(update={"silence_s": 1.0})
+    crew._roster.patience = replace(crew._roster.patience, silence_s=1.0)
     crew.submit(Draw((cell(15),)))
     (report,) = reports(crew, 1)
     assert isinstance(report, Failed)
@@ -181,11 +182,11 @@ def test_nothing_is_written_to_the_home_folder() -> None:
 def test_a_ray_that_does_not_start_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     starts = []
 
-    def fail(_crew: object) -> None:
+    def fail(_session: object, _cpus: int) -> None:
         starts.append(1)
         raise RuntimeError("The current node timed out\nduring startup.")
 
-    monkeypatch.setattr(RayCrew, "_start", fail)
+    monkeypatch.setattr(RaySession, "_start", fail)
     with pytest.raises(StudyError, match=r"Ray did not start: The current node timed out during startup\.") as error:
         RayCrew(TinyWorkers(tmp_path), ClusterConfig(attempts=2)).open()
     assert "cluster.provider=inline" in error.value.fix

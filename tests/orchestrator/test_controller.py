@@ -152,7 +152,7 @@ class FailingCrew(InlineCrew):
     def __init__(self) -> None:
         super().__init__(ScriptedWorkers(Path("/nonexistent")))
 
-    def submit(self, work: Work, samples: Sequence[Sample] = ()) -> None:  # noqa: ARG002
+    def submit(self, work: Work, samples: Sequence[Sample] = (), attempt: int = 0) -> None:  # noqa: ARG002
         raise AssertionError(f"asked for {work.name}")
 
 
@@ -307,7 +307,7 @@ def test_an_error_a_person_must_mend_is_not_tried_again_but_other_work_is_finish
     wanted = target(trials=["a-00000001", "b-00000001"])
 
     class Broken(ScriptedWorkers):
-        def trainer(self, trial: str) -> ScriptedTrainer:
+        def trainer(self, trial: str, attempt: int = 0) -> ScriptedTrainer:  # noqa: ARG002
             if trial.startswith("a"):
                 raise DatasetError("unreadable picture", where="x.png")
             return super().trainer(trial)
@@ -394,7 +394,7 @@ def test_a_trainer_that_saves_less_than_it_was_asked_for_is_not_trusted(root: Pa
             return Slice(done=True)
 
     class Lazy(ScriptedWorkers):
-        def trainer(self, trial: str) -> ScriptedTrainer:
+        def trainer(self, trial: str, attempt: int = 0) -> ScriptedTrainer:  # noqa: ARG002
             return Short(self, trial)
 
     with pytest.raises(StudyError, match=r"these epochs are not on the volume: \[1, 2, 3, 4, 5, 6\]"):

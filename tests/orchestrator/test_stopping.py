@@ -56,7 +56,7 @@ class PatientTrainer(ScriptedTrainer):
 
 @dataclass(frozen=True)
 class FallingWorkers(ScriptedWorkers):
-    def trainer(self, trial: str) -> ScriptedTrainer:
+    def trainer(self, trial: str, attempt: int = 0) -> ScriptedTrainer:  # noqa: ARG002
         return PatientTrainer(self, trial)
 
     def critic(self) -> ScriptedCritic:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from anima.adapter_files import read_adapter
 from anima.base import POCKET, base_sha256
+from orchestrator.core.fence import Fence
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Checkpoint
 from tests.trainer.small_datasets import TRIGGERS
@@ -55,7 +56,7 @@ def make_session(job: TrialJob) -> Session:
     torch.set_num_threads(1)
     layout = Layout(Path(job.study_root))
     dataset = trial_dataset(job, layout)
-    return Session(job, layout, dataset, training_fits(dataset, job.train), Team())
+    return Session(job, layout, dataset, training_fits(dataset, job.train), Team(), Fence(layout.attempt(job.trial)))
 
 
 def saved(facts: Iterable[TrialFact]) -> list[Checkpoint]:
