@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from orchestrator.commands import completion, plan, report, run, status
+from orchestrator.commands import completion, plan, report, run, status, verify
 from orchestrator.core.errors import ConfigError, StudyError
 
-COMMANDS = (run, plan, status, report, completion)
+COMMANDS = (run, plan, status, report, verify, completion)
 
 EXIT_CODES = """\
 exit codes:
@@ -20,7 +20,7 @@ exit codes:
   1    a fault of this program; its traceback is worth a report
   2    bad input: YAML, dataset or arguments; or the study cannot go on
   3    something is missing: weights, pictures, a GPU, an account, a run
-  4    the volume cannot be read or written
+  4    the volume cannot be read or written; or verify found damage
   5    another process runs this study
   6    an adapter file is corrupt or does not fit
   7    base weights are corrupt or not the ones that were asked for

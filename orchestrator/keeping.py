@@ -10,9 +10,10 @@ from infra.lease import SILENCE_S, Beating, acquire
 from infra.open import open_volume
 from infra.segments import Sealed
 from infra.volume import Volume
-from orchestrator.config import StudyConfig
+from orchestrator.config import StudyConfig, parse_config
 from orchestrator.core.errors import BusyError, VolumeError
 from orchestrator.core.layout import Layout
+from orchestrator.ledger import read_lines
 from orchestrator.mirroring import Mirroring
 from orchestrator.policy import Target
 from orchestrator.reconcile import Loss
@@ -93,6 +94,17 @@ class Keeping:
         if self._mirroring is not None:
             self._mirroring.close()
         self._lease.close()
+
+
+def volume_of(layout: Layout) -> Volume | None:
+    """The volume a study was last run with, as its ledger says; None when its folder is all there is."""
+    events = (line.event for line in read_lines(layout.ledger) if line.event is not None)
+    configs = [event.data["config"] for event in events if event.kind == "study_opened"]
+    if not configs or not configs[-1]:
+        return None
+    config = parse_config(configs[-1])
+    place = config.volume.kept_at(config.study)
+    return None if place is None else open_volume(place)
 
 
 @contextmanager

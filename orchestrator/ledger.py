@@ -71,12 +71,38 @@ def read_events(path: Path) -> Iterator[Event]:
                 return
             try:
                 yield Event.from_line(raw.decode())
-            except (ValueError, KeyError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise VolumeError(
                     f"damaged ledger line ({error})",
                     where=f"{path}:{number}",
-                    fix="restore the file, or remove the line: work it recorded is then done again",
+                    fix="run `verify --repair`: it takes the line out, and what it recorded is made or taken in again",
                 ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a ledger as it is: an event, or what is wrong with it."""
+
+    number: int
+    """Counted from 1."""
+    size: int
+    """Bytes, with its end."""
+    event: Event | None
+    fault: str
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Every line of a ledger, damaged ones too; a torn last one is a fault like others."""
+    if not path.exists():
+        return
+    with path.open("rb") as stream:
+        for number, raw in enumerate(stream, 1):
+            try:
+                if not raw.endswith(b"\n"):
+                    raise ValueError("cut short by a crash")
+                yield Line(number, len(raw), Event.from_line(raw.decode()), "")
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                yield Line(number, len(raw), None, str(error) or type(error).__name__)
 
 
 class Ledger:

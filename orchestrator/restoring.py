@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 from infra.mirror import File, Group, Outcome, checkpoint_group, fetch, sample_group
 from infra.segments import Sealed, agreed, sealed_pieces
@@ -61,6 +62,8 @@ def fetch_lacking(
     """
     layout = Layout(layout.root.resolve())
     groups = [group for group in _recorded(layout, state) if not _is_here(layout, group)]
+    trials = sorted({trial for trial, _ in state.checkpoints})
+    groups += [(shown,) for trial in trials if (shown := _exposures(layout, volume, trial)) is not None]
     groups += [group for trial in untrained for group in _training(layout, volume, trial, state)]
     count, total = len(groups), Outcome()
     if count:
@@ -74,7 +77,7 @@ def fetch_lacking(
             tell(f"fetched {done} of {count}")
 
     total.add(fetch(layout, volume, groups, note))
-    for trial in untrained:
+    for trial in trials:
         _restore_metrics(layout, volume, trial, state)
     if count:
         lacking = f"; {len(total.lacking)} are not on the volume either" if total.lacking else ""
@@ -138,10 +141,10 @@ def _compare(layout: Layout, joined: Path, volume: Volume, sealed: Sealed, tell:
         kept = layout.quarantine / f"{ledger.name}.{ledger.stat().st_mtime_ns}"
         kept.parent.mkdir(exist_ok=True)
         shutil.copyfile(ledger, kept)
-        tell(f"another machine went on from here | the facts only this one had are kept in {kept}")
+        tell(f"the ledger goes on as the volume's does | as it was here, it is kept in {layout.relative(kept)}")
 
 
-def _copy(source, target, size: int) -> None:  # type: ignore[no-untyped-def]
+def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
     while size and (data := source.read(min(2**20, size))):
         target.write(data)
         size -= len(data)
@@ -179,6 +182,12 @@ def _training(layout: Layout, volume: Volume, trial: str, state: StudyState) -> 
             if _has(volume, state_file.key):
                 yield (state_file,)
                 break
+
+
+def _exposures(layout: Layout, volume: Volume, trial: str) -> File | None:
+    """Who was shown how often, where it is not written down here."""
+    file = File(f"trials/{trial}/exposures.json")
+    return file if not _is_here(layout, (file,)) and _has(volume, file.key) else None
 
 
 def _has(volume: Volume, key: str) -> bool:

@@ -13,6 +13,7 @@ from orchestrator.core.layout import Layout
 from orchestrator.ledger import read_events
 from orchestrator.policy import Target, TrialTarget, rates
 from orchestrator.state import StudyState, replay
+from orchestrator.uploads import read_uploads
 from orchestrator.watch import Tally, choice_lines, curve_text
 
 
@@ -50,6 +51,8 @@ def status_lines(state: StudyState, target: Target, layout: Layout) -> list[str]
         f"grid     {tally.drawn(state)} of {tally.total} pictures drawn, {tally.judged(state)} judged,"
         f" {len(state.quarantined)} files set apart",
     ]
+    if uploads := read_uploads(layout):
+        lines.append(f"kept     {uploads.line()}")
     if curve := rates(target, state):
         lines.append(str(curve_text(curve)))
     if state.choice is not None:

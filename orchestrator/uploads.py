@@ -39,11 +39,11 @@ class Uploads:
 
     def line(self) -> str:
         """For people."""
-        sent = f"{self.files} files ({self.size / 1e6:.1f} MB) sent by the latest run to {self.place}"
+        sent = f" | {self.files} files ({self.size / 1e6:.1f} MB) sent by the latest run" if self.files else ""
         if self.outage:
             minutes = max(0.0, time.time() - (self.outage_since or time.time())) / 60
-            return f"{sent}; waiting for {minutes:.0f} min: {self.outage}"
-        return f"{sent}; {'sending more' if self.waiting_bytes else 'nothing waits'}"
+            return f"{self.place}{sent} | waiting for {minutes:.0f} min: {self.outage}"
+        return f"{self.place}{sent} | {'sending more' if self.waiting_bytes else 'nothing waits'}"
 
 
 def write_uploads(layout: Layout, uploads: Uploads) -> None:

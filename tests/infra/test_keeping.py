@@ -230,7 +230,7 @@ def test_an_outage_never_stops_the_study_and_the_end_waits_for_the_uploads(
         assert results(known(config)) == results(undisturbed[0])
         assert any(line.startswith("uploads wait, the study goes on | ") for line in heard)
         assert any(line.startswith("uploads go on | ") for line in heard)
-        assert "waiting for 0 min: s3://" in outages[0]
+        assert "| waiting for 0 min: s3://" in outages[0]
         assert "facts and their files to go" in next(line for line in heard if line.startswith("waiting for uploads"))
         there = config_of(tmp_path / "there", config.volume.s3 or Path())
         assert run(there) == 0
@@ -304,7 +304,7 @@ def test_a_machine_that_was_taken_over_stops_and_later_takes_part_again(tmp_path
     assert run(here, tell=heard.append) == 0
     assert here.layout().ledger.read_bytes().startswith(there.layout().ledger.read_bytes())
     if not there.layout().ledger.read_bytes().startswith(own):
-        assert any("the facts only this one had are kept in" in line for line in heard)
+        assert any("as it was here, it is kept in quarantine/" in line for line in heard)
         (aside,) = here.layout().quarantine.glob("ledger.jsonl.*")
         assert aside.read_bytes() == own
     assert known(here).choice == known(there).choice
