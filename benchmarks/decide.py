@@ -1,7 +1,8 @@
 """How good the epochs are that each policy leads to, and at how many pictures: over simulated studies.
 
-    python -m benchmarks.decide                     all of it; writes benchmarks/decide.md
-    python -m benchmarks.decide --curves 40         a quick look
+    python -m benchmarks.decide --workers 2                         all of it, about ten minutes on two cores
+    python -m benchmarks.decide --workers 2 --curves 40             a quick look
+    python -m benchmarks.decide --workers 2 --out figures.md        keeps the page
 
 Every study has 150 epochs whose true rates rise, stay and fall. A policy asks for pictures, the study answers, and
 after so many pictures the epoch of smallest loss is chosen from all verdicts, by the same code for every policy; only
@@ -12,68 +13,48 @@ far the true rate of the chosen epoch lies below that of the best.
 from __future__ import annotations
 
 import argparse
+import os
+import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.worlds import EPOCHS, Setting, Shape, World
+from benchmarks.decide_page import STRIDES, Line, promises, report
+from benchmarks.worlds import EPOCHS, SETTINGS, Setting, Shape, World
 from evaluators.decide.adaptive import adaptive
+from evaluators.decide.analysis import analyse
 from evaluators.decide.choice import decide
 from evaluators.decide.curve import estimate
 from evaluators.decide.grids import coarse_to_fine, full
 from evaluators.decide.situation import Ask, Situation, Space
 from evaluators.decide.stopping import training_advice
-from evaluators.decide.table import make_table
+from evaluators.decide.table import Row, make_table
 
 MARGIN = 0.05
 BATCH = 8
 SPACE = Space(planned=tuple(range(1, EPOCHS + 1)), seeds=tuple(range(1, 7)))
-SETTINGS = tuple(Setting(sd, sens, spec) for sens, spec in ((1.0, 1.0), (0.95, 0.85)) for sd in (0.0, 1.5))
 OTHER_SHAPES: tuple[Shape, ...] = ("flat", "cliff", "rising", "two tops")
-STRIDES = {102: 12, 144: 8, 252: 4}
-"""Pictures of a coarse-to-fine protocol -> every how many epochs it draws first."""
 MARKS = (102, 144, 230, 252)
 
 Result = tuple[str, int, float, float, float, float]
 """Policy, pictures, regret, expected regret, share of epochs covered, whether the chosen epoch's rate is covered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """What the studies of one setting came to for one policy at one number of pictures."""
-
-    setting: str
-    policy: str
-    pictures: int
-    regrets: tuple[float, ...]
-    expected: float
-    covered: float
-    covered_chosen: float
-
-    @property
-    def regret(self) -> float:
-        return float(np.mean(self.regrets))
-
-    @property
-    def error(self) -> float:
-        return float(np.std(self.regrets) / np.sqrt(len(self.regrets)))
-
-
-def study(setting: Setting, number: int) -> list[Result]:
-    """All policies on one simulated study."""
+def study(setting: Setting, streams: int, number: int) -> list[Result]:
+    """All policies on one simulated study; the stream, which takes the longest, on the first `streams` of them."""
     world = World(setting, number)
     return [
         measured(world, "full", ask_for(world, full, 900)),
         *_by_coarse_to_fine(world),
         *(measured(world, "adaptive", at) for at in adaptively(world, MARKS)),
-        measured(world, "adaptive, stream", streamed(world, 230)),
+        *([measured(world, "adaptive, stream", streamed(world, 230))] if number < streams else []),
     ]
 
 
@@ -186,6 +167,21 @@ def stopped_training(setting: Setting, number: int) -> tuple[int, float]:
     return 0, 0.0
 
 
+def analysis_seconds(seeds: int) -> float:
+    """CPU seconds of `analyse` on 1,000 epochs at five weights, `seeds` pictures of each."""
+    rng = np.random.default_rng(0)
+    rates = 0.3 + 0.6 * np.exp(-(((np.arange(1000) - 500) / 200) ** 2))
+    rows = [
+        Row(epoch + 1, "pass" if rng.random() < rate - 0.1 * at else "fail", str(seed), 0.6 + 0.2 * at)
+        for epoch, rate in enumerate(rates)
+        for at in range(5)
+        for seed in range(seeds)
+    ]
+    began = time.process_time()
+    analyse(rows)
+    return time.process_time() - began
+
+
 def lines_of(setting: Setting, results: Iterable[list[Result]]) -> list[Line]:
     """Results of many studies, summed up per policy and number of pictures."""
     groups: dict[tuple[str, int], list[Result]] = defaultdict(list)
@@ -200,109 +196,38 @@ def lines_of(setting: Setting, results: Iterable[list[Result]]) -> list[Line]:
     return lines
 
 
-def checks(lines: Iterable[Line]) -> list[tuple[str, bool]]:
-    """What is promised, and whether it was kept."""
-    by = {(line.setting, line.policy, line.pictures): line for line in lines}
-    plain, seeded = SETTINGS[0].name, SETTINGS[1].name
-    promised = [
-        _at_most(by[plain, "adaptive", 102], 0.045),
-        _at_most(by[plain, "adaptive", 230], 0.030),
-        _at_most(by[seeded, "adaptive", 230], 0.040),
-    ]
-    for setting in SETTINGS:
-        for pictures in STRIDES:
-            ours, theirs = by[setting.name, "adaptive", pictures], by[setting.name, "coarse to fine", pictures]
-            said = (
-                f"{setting.name}, {pictures} pictures: adaptive {ours.regret:.4f}, coarse to fine {theirs.regret:.4f}"
-            )
-            promised.append((said, ours.regret <= theirs.regret))
-    for line in by.values():
-        if not np.isnan(line.covered):
-            said = f"{line.setting}, {line.policy}, {line.pictures} pictures: {line.covered:.3f} of 0.95 covered"
-            promised.append((said, line.covered >= 0.93))
-    return promised
-
-
-def _at_most(line: Line, bound: float) -> tuple[str, bool]:
-    said = f"{line.setting}, {line.policy}, {line.pictures} pictures: regret {line.regret:.4f}, at most {bound:.3f}"
-    return said, line.regret <= bound
-
-
-def report(lines: list[Line], stops: Mapping[str, list[tuple[int, float]]], command: str, seconds: float) -> str:
-    """The page."""
-    curves = max(len(line.regrets) for line in lines)
-    parts = [
-        "# Choosing an epoch: regret, pictures, coverage",
-        "",
-        f"`{command}` ({curves} simulated studies per setting, {seconds / 60:.0f} min on this machine)",
-        "",
-        (__doc__ or "").split("\n\n", 2)[2].strip(),
-        "",
-        "Expected regret is what the posterior says of itself. Coverage is of 95 % intervals: of all 150 epochs, and",
-        "of the chosen one. A judge that errs passes 95 % of good and fails 85 % of bad pictures; rates are corrected",
-        "by 50 + 50 labels. In the stream epochs appear while training, verdicts are late and out of order, and one in",
-        "25 never comes.",
-        "",
-    ]
-    for setting in dict.fromkeys(line.setting for line in lines):
-        parts += [
-            f"## {setting}",
-            "",
-            "| policy | pictures | mean regret | regret > 0.10 | expected regret | covered | chosen covered |",
-            "|---|---|---|---|---|---|---|",
-            *(_table_line(line) for line in lines if line.setting == setting),
-            "",
-        ]
-    parts += ["## Stopping the training", ""]
-    for name, found in stops.items():
-        saved = [epochs for epochs, _ in found if epochs]
-        worst = max(lost for _, lost in found)
-        parts.append(
-            f"- {name}: {len(saved)} of {len(found)} trainings stopped, {np.mean(saved) if saved else 0:.0f} of"
-            f" {EPOCHS} epochs saved in each; {100 * np.mean([lost for _, lost in found]):.2f} points of the best rate"
-            f" given up on average, {100 * worst:.1f} at worst"
-        )
-    parts += ["", "## Promises", ""]
-    parts += [f"- {'kept' if kept else '**not kept**'}: {said}" for said, kept in checks(lines)]
-    return "\n".join(parts) + "\n"
-
-
-def _table_line(line: Line) -> str:
-    figures = (f"{value:.3f}" if np.isfinite(value) else "–" for value in (line.covered, line.covered_chosen))
-    expected = f"{line.expected:.4f}" if np.isfinite(line.expected) else "–"
-    far = float(np.mean([regret > 0.10 for regret in line.regrets]))
-    return (
-        f"| {line.policy} | {line.pictures} | {line.regret:.4f} ± {line.error:.4f} | {100 * far:.0f} % | {expected} | "
-        + " | ".join(figures)
-        + " |"
-    )
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run it; 1 when a promise was not kept."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decide", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--curves", type=int, default=300, help="simulated studies per setting")
-    parser.add_argument("--workers", type=int, default=1, help="processes; results do not depend on it")
+    parser.add_argument("--curves", type=int, default=200, help="simulated studies per setting (200)")
+    parser.add_argument("--workers", type=int, default=1, help="processes (1); figures do not depend on it")
     parser.add_argument("--out", type=Path, help="write the page here as well")
     options = parser.parse_args(arguments)
-    started = time.monotonic()
+    few = max(1, options.curves // 5)
     lines: list[Line] = []
     stops: dict[str, list[tuple[int, float]]] = {}
+    # Read by the workers when they import numpy: the matrices are too small for threads.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with get_context("spawn").Pool(options.workers) as pool:
+        large = {seeds: pool.apply(analysis_seconds, (seeds,)) for seeds in (1, 6)}
         for setting in SETTINGS:
-            lines += lines_of(setting, pool.imap(partial(study, setting), range(options.curves)))
-            print(f"{setting.name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
+            lines += lines_of(setting, pool.imap(partial(study, setting, few), range(options.curves)))
+            print(f"{setting.name}: done", file=sys.stderr)
         for setting in SETTINGS[:2]:
-            stops[setting.name] = list(pool.imap(partial(stopped_training, setting), range(options.curves // 3)))
+            stops[setting.name] = list(pool.imap(partial(stopped_training, setting), range(few)))
         for shape in OTHER_SHAPES:
             setting = Setting(1.0, shape=shape)
-            lines += lines_of(setting, pool.imap(partial(study, setting), range(options.curves // 3)))
+            lines += lines_of(setting, pool.imap(partial(study, setting, 0), range(few)))
+        pool.close()
+        pool.join()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = " ".join(["python -m benchmarks.decide", *(arguments if arguments is not None else sys.argv[1:])])
-    page = report(lines, stops, command, time.monotonic() - started)
+    about = (__doc__ or "").split("\n\n", 2)[2].strip()
+    page = report(about, lines, stops, large, command, used.ru_utime + used.ru_stime)
     print(page)
     if options.out:
         options.out.write_text(page)
-    return 0 if all(kept for _, kept in checks(lines)) else 1
+    return 0 if all(promise.kept for promise in promises(lines)) else 1
 
 
 if __name__ == "__main__":

@@ -37,6 +37,10 @@ class Setting:
         return f"seed SD {self.seed_sd:g}{judge}{shape}"
 
 
+SETTINGS = tuple(Setting(sd, sens, spec) for sens, spec in ((1.0, 1.0), (0.95, 0.85)) for sd in (0.0, 1.5))
+"""What promises are made for."""
+
+
 @dataclass
 class World:
     """One simulated study of 150 epochs."""

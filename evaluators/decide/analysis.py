@@ -102,7 +102,7 @@ def analyse_trial(
         decision=decision,
         pooled=clustered(table.passed[inside], table.seed[inside]) if inside.any() else None,
         signs=signs,
-        warnings=early_warnings(table, signs, decision.band.past, weight=weight),
+        warnings=early_warnings(table, decision.band.past, margin, weight=weight),
         enough=enough_pictures(decision, drawn=table.images),
         against_runner_up=_compared(pairs_of(own, rival), margin),
         against_control=_compared(pairs_of(own, control_outcomes(table)), margin),

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from evaluators.decide.intervals import Calibration
     from evaluators.decide.table import Context, Row
 
@@ -28,6 +30,9 @@ def add_commands(commands: Any) -> None:
     )
     analyse.add_argument("--good-passed", metavar="K/N", help="the judge passed K of N pictures a person had passed")
     analyse.add_argument("--bad-failed", metavar="K/N", help="the judge failed K of N pictures a person had failed")
+    analyse.add_argument(
+        "--labels", metavar="CSV", type=Path, help="what a person said of some of the same pictures: corrects the rates"
+    )
     analyse.add_argument("--json", action="store_true", help="print everything as JSON")
     analyse.set_defaults(command=_analyse)
     compare = commands.add_parser("compare", help="two epochs, weights or studies on the seeds they share")
@@ -37,7 +42,8 @@ def add_commands(commands: Any) -> None:
     compare.add_argument(
         "--with", dest="other", metavar="RUN|CSV", type=Path, help="where the second is; else the same"
     )
-    compare.add_argument("--trial", default=None, help="which trial of the table, when it holds several")
+    compare.add_argument("--trial", help="which trial of the table, when it holds several")
+    compare.add_argument("--with-trial", help="the trial of the second, when it is another")
     compare.add_argument("--margin", type=float, default=0.05, help="differences below this do not matter (0.05)")
     compare.add_argument("--json", action="store_true", help="print the comparison as JSON")
     compare.set_defaults(command=_compare)
@@ -47,34 +53,38 @@ def _analyse(options: argparse.Namespace) -> int:
     margin = _margin(options.margin)
     weights = dict(_prompt_weight(text) for text in options.prompt_weight)
     calibration = _calibration(options.good_passed, options.bad_failed)
+    if calibration and options.labels:
+        raise ConfigError("a judge is calibrated once", where="--labels", fix="leave out --good-passed, --bad-failed")
     from evaluators.decide.analysis import analyse
     from evaluators.decide.read import read_rows
 
     rows = read_rows(options.table)
     if unknown := sorted(set(weights) - {row.context.prompt for row in rows}):
         raise ConfigError(f"no picture of prompt {unknown[0]!r}", where="--prompt-weight")
+    if options.labels:
+        from evaluators.decide.labels import calibration_of
+
+        calibration = calibration_of(rows, read_rows(options.labels), options.labels)
     analysis = analyse(rows, margin=margin, context_weights=weights, calibration=calibration)
     if options.json:
         json.dump(analysis.to_json(), sys.stdout, indent=2, ensure_ascii=False)
         print()
     else:
-        from rich.console import Console
-
         from evaluators.decide.render import render
 
-        Console(highlight=False, markup=False).print(render(analysis))
+        _print(render(analysis))
     return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
+    margin = _margin(options.margin)
     from evaluators.decide.paired import compare, pairs_of
     from evaluators.decide.read import read_rows
-    from evaluators.decide.render import comparison_line
 
     rows = read_rows(options.table)
     first = _outcomes(rows, options.first, options.trial, options.table)
-    other = options.other or options.table
-    second = _outcomes(read_rows(other) if options.other else rows, options.second, options.trial, other)
+    other, trial = options.other or options.table, options.with_trial or (None if options.other else options.trial)
+    second = _outcomes(read_rows(other) if options.other else rows, options.second, trial, other)
     pairs = pairs_of(first, second)
     if not pairs.n:
         raise ConfigError(
@@ -82,12 +92,28 @@ def _compare(options: argparse.Namespace) -> int:
             where=str(options.table),
             fix="draw both on the same seeds; `analyse` compares rates over different ones",
         )
-    said = compare(pairs, margin=_margin(options.margin))
+    said = compare(pairs, margin=margin)
     if options.json:
         print(json.dumps(asdict(said), indent=2))
-    else:
-        print(comparison_line(options.first, options.second, said))
+        return 0
+    from evaluators.decide.render import render_comparison
+
+    one, two = _named(options.first, options.trial), _named(options.second, trial)
+    if one == two:
+        one, two = f"{one} of {options.table.name}", f"{two} of {other.name}"
+    _print(render_comparison(one, two, said, margin))
     return 0
+
+
+def _named(which: str, trial: str | None) -> str:
+    named = which if which == "control" else f"epoch {which.replace('@', ' at weight ')}"
+    return f"{named} of {trial}" if trial else named
+
+
+def _print(page: RenderableType) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, markup=False).print(page)
 
 
 def _outcomes(rows: list[Row], which: str, trial: str | None, path: Path) -> Mapping[tuple[Context, str], bool]:
@@ -97,7 +123,9 @@ def _outcomes(rows: list[Row], which: str, trial: str | None, path: Path) -> Map
     trials = by_trial(rows)
     if trial is None and len(trials) > 1:
         raise ConfigError("there are several trials", where=str(path), fix=f"--trial one of: {', '.join(trials)}")
-    table = make_table(trials.get(trial or "", []) if trial is not None else rows)
+    if trial is not None and trial not in trials:
+        raise ConfigError(f"there is no trial {trial!r}", where=str(path), fix=f"it holds: {', '.join(trials)}")
+    table = make_table(rows if trial is None else trials[trial])
     if which == "control":
         return control_outcomes(table)
     epoch, _, weight = which.partition("@")
@@ -109,7 +137,9 @@ def _outcomes(rows: list[Row], which: str, trial: str | None, path: Path) -> Map
         raise ConfigError(f"there is no picture of epoch {number}", where=str(path))
     if strength is None and len(table.weights) > 1:
         listed = ", ".join(f"{w:g}" for w in table.weights)
-        raise ConfigError(f"there are several weights: {listed}", where=str(path), fix=f"write {epoch}@{listed[:3]}")
+        raise ConfigError(
+            f"there are several weights: {listed}", where=str(path), fix=f"write {epoch}@{table.weights[0]:g}"
+        )
     return outcomes(table, number, strength)
 
 

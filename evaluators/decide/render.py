@@ -11,8 +11,9 @@ from rich.text import Text
 
 from evaluators.decide.analysis import Analysis, TrialAnalysis
 from evaluators.decide.choice import Candidate
-from evaluators.decide.curve import Curve
+from evaluators.decide.curve import PROCESS, Curve
 from evaluators.decide.paired import Comparison
+from evaluators.decide.signs import SignCurve
 from evaluators.decide.table import Floats
 from evaluators.rates import wilson
 
@@ -48,6 +49,7 @@ def _trial(trial: TrialAnalysis, analysis: Analysis) -> Iterator[RenderableType]
         yield _strip(trial.curve.mean[weight], trial.curve.table.epochs)
     yield Text()
     yield _epochs(trial)
+    yield Text("loss is what adopting an epoch is expected to cost, in points of the rate")
     if len(table.contexts) > 1:
         yield Text("\nby prompt and layout, at the chosen epoch")
         yield _contexts(trial.curve, chosen)
@@ -60,10 +62,8 @@ def _trial(trial: TrialAnalysis, analysis: Analysis) -> Iterator[RenderableType]
                 f" passed at {_listed(seed.passed_at)}"
             )
     if trial.signs:
-        yield Text("\nwho breaks, and how")
-        for sign in trial.signs:
-            since = f", more from epoch {sign.breaks_at} on" if sign.breaks_at is not None else ""
-            yield Text(f"  {sign.about} {sign.name}: {sign.pictures} pictures{since}")
+        yield Text("\nwho breaks, and how (those that break first come first)")
+        yield _signs(trial.signs)
     if trial.warnings:
         yield Text("\nearly warnings")
         yield from (Text(f"  epoch {w.epoch}: {w.sentence}") for w in trial.warnings)
@@ -75,21 +75,60 @@ def _trial(trial: TrialAnalysis, analysis: Analysis) -> Iterator[RenderableType]
 
 
 def comparison_line(first: str, second: str, said: Comparison) -> str:
-    """A paired comparison in words."""
+    """A paired comparison in a sentence or two."""
     pairs = said.pairs
-    settled = "settled" if said.settled else _more(said.more_seeds)
     return (
         f"{first} against {second} on {pairs.n} shared seeds: {pairs.first} pass with the first alone, {pairs.second}"
-        f" with the second alone. Difference {100 * said.difference:+.0f} points ({100 * said.low:+.0f} to"
-        f" {100 * said.high:+.0f}); the first is better with {_percent(said.first_better)};"
-        f" McNemar p = {said.p_value:.3g}; e = {said.e_value:.3g}, {settled}."
+        f" with the second alone. {_better(first, second, said)}; {_settled(said)}"
     )
 
 
-def _more(seeds: int | None) -> str:
-    return (
-        "not to be settled by any sensible number of seeds" if seeds is None else f"about {seeds} more would settle it"
-    )
+def render_comparison(first: str, second: str, said: Comparison, margin: float) -> RenderableType:
+    """A paired comparison with all it rests on."""
+    pairs = said.pairs
+    grid = Grid(box=None, padding=(0, 2, 0, 0), show_header=False)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    span = f"{100 * said.low:+.0f} to {100 * said.high:+.0f}"
+    rows = {
+        "both pass": f"{pairs.both}",
+        f"only {first}": f"{pairs.first}",
+        f"only {second}": f"{pairs.second}",
+        "neither passes": f"{pairs.neither}",
+        "passed": f"{_percent(said.first_rate)} and {_percent(said.second_rate)}",
+        "difference": f"{100 * said.difference:+.0f} points (95 % interval {span})",
+        "which is better": _better(first, second, said),
+        "as good as equal": f"within {100 * margin:g} points with a probability of {_percent(said.equal_enough)}",
+        "McNemar, exact": f"p = {said.p_value:.2g}; counts only if the number of seeds was fixed beforehand",
+        "e-value": f"{said.e_value:.2g}; 20 settles it, however often one has looked",
+    }
+    for name, value in rows.items():
+        grid.add_row(name, value)
+    title = Text(f"{first} against {second}, on the {pairs.n} seeds drawn with both\n", style="bold")
+    return Group(title, grid, Text(f"\n{_settled(said)[0].upper()}{_settled(said)[1:]}"))
+
+
+def _better(first: str, second: str, said: Comparison) -> str:
+    if abs(said.first_better - 0.5) < 1e-6:
+        return "nothing speaks for either"
+    name, chance = (first, said.first_better) if said.first_better > 0.5 else (second, 1 - said.first_better)
+    return f"{name} is better with a probability of {_percent(chance)}"
+
+
+def _settled(said: Comparison) -> str:
+    if said.settled:
+        return "that is settled."
+    if said.more_seeds is None:
+        return "no sensible number of seeds would settle it."
+    return f"about {said.more_seeds} more seeds would settle it."
+
+
+def _signs(signs: Sequence[SignCurve]) -> Grid:
+    grid = Grid(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for sign in sorted(signs, key=lambda s: (s.about, s.breaks_at is None, s.breaks_at or 0)):
+        since = f"more from epoch {sign.breaks_at} on" if sign.breaks_at is not None else ""
+        grid.add_row(f"  {sign.about}", sign.name, f"{sign.pictures} picture{'s' * (sign.pictures != 1)}", since)
+    return grid
 
 
 def _counted(trial: TrialAnalysis) -> str:
@@ -114,19 +153,23 @@ def _figures(trial: TrialAnalysis, analysis: Analysis) -> Grid:
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     first, last = decision.plateau
-    counted = _span(*wilson(chosen.passes, chosen.scored))
+    counted, own = _span(*wilson(chosen.passes, chosen.scored)), _span(chosen.low, chosen.high)
     rows = {
-        "counted": f"{chosen.passes} of {chosen.scored} passed (Wilson 95 %: {counted})",
-        "first-try rate": f"{_percent(chosen.rate)}, 95 %: {_span(chosen.low, chosen.high)}{_corrected(analysis)}",
-        "plateau": f"epochs {first} to {last}, within {100 * decision.margin:g} points of the best",
-        "on the plateau": f"{_percent(trial.pooled.mean)}, 95 %: {_span(trial.pooled.low, trial.pooled.high)}"
-        if trial.pooled
-        else "",
-        "best of all": f"with {_percent(chosen.best)}; within the margin with {_percent(chosen.within)}",
-        "given away": f"{100 * chosen.regret:.1f} points expected; more than the margin with"
-        f" {_percent(decision.chance_of_regret)}",
+        "counted": f"{chosen.passes} of {chosen.scored} passed (Wilson's 95 % interval {counted})",
+        "first-try rate": f"{_percent(chosen.rate)} (95 % interval {own}){_corrected(analysis)}",
+        "plateau": f"{_epochs_named(first, last)}, within {100 * decision.margin:g} points of the best",
+        "on the plateau": (
+            f"{_percent(trial.pooled.mean)} (95 % interval {_span(trial.pooled.low, trial.pooled.high)}),"
+            " all its epochs together"
+            if trial.pooled and first < last
+            else ""
+        ),
+        "how sure": f"{_percent(chosen.best)} that it is the best of all, {_percent(chosen.within)} that it is within"
+        f" {100 * decision.margin:g} points of the best",
+        "given away": f"{100 * chosen.regret:.1f} points expected",
         "overtraining": _onset(trial.curve.table.epochs, onset),
-        "curve": f"{trial.curve.method}; seeds differ with {_percent(trial.curve.process.seeds_matter)}",
+        "curve": _method(trial.curve),
+        "seeds": f"{_percent(trial.curve.process.seeds_matter)} likely that some are harder than others",
     }
     for name, value in rows.items():
         if value:
@@ -134,20 +177,33 @@ def _figures(trial: TrialAnalysis, analysis: Analysis) -> Grid:
     return grid
 
 
+def _epochs_named(first: int, last: int) -> str:
+    return f"epochs {first} to {last}" if first < last else f"epoch {first} alone"
+
+
+def _method(curve: Curve) -> str:
+    if not curve.losses:
+        return f"{curve.method}; too few pictures to hold any out"
+    others = [name for name in curve.losses if (name == PROCESS) != (curve.method == PROCESS)]
+    other = min(others, key=curve.losses.__getitem__)
+    losses = f"{curve.losses[curve.method]:.3f} on held-out pictures, against {curve.losses[other]:.3f} ({other})"
+    return f"{curve.method}: log-loss {losses}"
+
+
 def _onset(epochs: Sequence[int] | np.ndarray, onset: Floats) -> str:
     begun = np.cumsum(onset[:-1])
-    never = f"not by epoch {epochs[-1]} with {_percent(float(onset[-1]))}"
+    never = f"{_percent(float(onset[-1]))} that it has not begun by epoch {epochs[-1]}"
     if not begun.size or begun[-1] < 0.5:
         return never
     low, middle, high = (int(epochs[min(int(np.searchsorted(begun, q)), len(epochs) - 1)]) for q in (0.1, 0.5, 0.9))
-    return f"begins about epoch {middle} ({low} to {high}, 80 %); {never}"
+    return f"begins about epoch {middle} (80 % interval {low} to {high}); {never}"
 
 
 def _strip(rates: Floats, epochs: np.ndarray) -> Text:
-    """The curve as one line of blocks from 0 to 100 %, epochs evenly thinned out to 72."""
-    at = np.unique(np.linspace(0, rates.size - 1, min(72, rates.size)).astype(int))
+    """The curve as one line of blocks from 0 to 100 %, epochs evenly thinned out to 60."""
+    at = np.unique(np.linspace(0, rates.size - 1, min(60, rates.size)).astype(int))
     blocks = "".join(STEPS[round(float(rates[i]) * (len(STEPS) - 1))] for i in at)
-    return Text(f"  {blocks}\n  {str(epochs[0]).ljust(max(1, len(blocks) - len(str(epochs[-1]))))}{epochs[-1]}")
+    return Text(f"  |{blocks}|  {epochs[0]} to {epochs[-1]}")
 
 
 def _epochs(trial: TrialAnalysis) -> Grid:
@@ -210,9 +266,11 @@ def _contexts(curve: Curve, chosen: Candidate) -> Grid:
 def _corrected(analysis: Analysis) -> str:
     if analysis.calibration is None:
         return ""
-    if not analysis.calibration.informative:
+    judge = analysis.calibration
+    if not judge.informative:
         return "; NOT corrected: the judge is hardly better than a coin"
-    return ", corrected for the judge's errors"
+    passed, failed = f"{judge.good_passed} of {judge.good} good", f"{judge.bad_failed} of {judge.bad} bad"
+    return f", corrected for a judge who passed {passed} and failed {failed} pictures"
 
 
 def _at_weight(trial: TrialAnalysis, weight: float) -> str:
