@@ -174,7 +174,9 @@ class TrainConfig(_Frozen):
     """Other ranks for layers whose name holds a match of the regular expression: `{mlp: 16}`. The first match counts;
     alpha keeps its ratio to the rank."""
 
-    optimizer: Literal["adamw", "adafactor", "nadam", "radam", "muon"] = "adamw"
+    optimizer: Literal["adamw", "adamw8bit", "adafactor", "nadam", "prodigy", "radam", "muon"] = "adamw"
+    """`adamw8bit` keeps its moments in 8 bits: three quarters less memory for them. `prodigy` finds the rate itself and
+    multiplies it by `learning_rate`, which is 1 then."""
     learning_rate: PositiveFloat = 2e-5
     lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
     """After the warm-up: stay at `learning_rate`, or fall to 2 % of it, along a half cosine or a line, by the last step
@@ -269,6 +271,12 @@ class TrainConfig(_Frozen):
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError("must be at least 0 and below 1")
         return betas
+
+    @model_validator(mode="after")
+    def _prodigy_finds_the_rate(self) -> TrainConfig:
+        if self.optimizer == "prodigy" and self.learning_rate < 0.1:
+            raise ValueError("prodigy finds the rate itself and multiplies it by learning_rate: set that to 1")
+        return self
 
     @property
     def images_per_step(self) -> int:

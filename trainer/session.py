@@ -35,7 +35,7 @@ from trainer.memory import (
     send_away,
 )
 from trainer.metrics import by_character, log_step, trim
-from trainer.optimizers import make_optimizer
+from trainer.optimizers import make_optimizer, memory_of, remember
 from trainer.samples import plan_samples
 from trainer.schedule import learning_rate_at
 from trainer.states import Origin, Place, newest_state, save_state
@@ -256,21 +256,15 @@ class Session:
             "seconds": torch.tensor(self._seconds, dtype=torch.float64),
             "generator": self._generator.get_state(),
         }
-        for i, parameter in enumerate(self.adaptation.parameters):
-            state[f"{i}.value"] = parameter
-            for name, value in self._optimizer.state[parameter].items():
-                state[f"{i}.{name}"] = value
-        return state
+        state |= {f"{i}.value": parameter for i, parameter in enumerate(self.adaptation.parameters)}
+        memory = memory_of(self._optimizer, self.adaptation.parameters)
+        return state | {f"optimizer.{name}": value for name, value in memory.items()}
 
     @torch.no_grad()
     def _load(self, place: Place, state: dict[str, Tensor]) -> None:
-        moments: dict[int, dict[str, Tensor]] = {}
-        for i, parameter in enumerate(self.adaptation.parameters):
-            values = {key.partition(".")[2]: v for key, v in state.items() if key.startswith(f"{i}.")}
-            parameter.copy_(values.pop("value"))
-            moments[i] = values
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.adaptation.set(tuple(state[f"{i}.value"] for i in range(len(self.adaptation.parameters))))
+        memory = {key.removeprefix("optimizer."): v for key, v in state.items() if key.startswith("optimizer.")}
+        remember(self._optimizer, self.adaptation.parameters, memory)
         self._begin(place.epoch)
         self._done, self.step = place.steps, place.step
         self._losses, self._seconds = state["losses"].tolist(), float(state["seconds"])

@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 FILE = "state.safetensors"
 _ABOUT = "about"
+_FORMAT = 2
+"""Raised when states are written with other names; older ones are passed over."""
 _NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
 
 
@@ -76,7 +79,10 @@ def save_state(layout: Layout, place: Place, origin: Origin, tensors: Mapping[st
     aside = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
     sound = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    about = {"place": asdict(place), "origin": asdict(origin), "sha256": _sha256(sound)}
+    # Some optimizers share a table between parameters; the file format refuses tensors in one place.
+    places = Counter(tensor.untyped_storage().data_ptr() for tensor in sound.values())
+    sound = {n: t.clone() if places[t.untyped_storage().data_ptr()] > 1 else t for n, t in sound.items()}
+    about = {"format": _FORMAT, "place": asdict(place), "origin": asdict(origin), "sha256": _sha256(sound)}
     write_whole(aside / FILE, save(sound, {_ABOUT: json.dumps(about, sort_keys=True)}))
     if _read(aside / FILE) is None:
         raise VolumeError("training state was not read back as written", where=str(folder), fix="check the disk")
@@ -133,6 +139,9 @@ def _read(file: Path) -> tuple[Place, Origin, dict[str, Tensor]] | None:
         place, origin = Place(**about["place"]), Origin(**about["origin"])
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         log.warning("training state unusable | %s | %s", file, error)
+        return None
+    if about.get("format") != _FORMAT:
+        log.warning("training state of an older version passed over | %s", file)
         return None
     if about["sha256"] != _sha256(tensors):
         log.warning("training state damaged | %s", file)

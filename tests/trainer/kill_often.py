@@ -1,6 +1,6 @@
-"""Trains a trial in child processes that kill themselves at a random micro-step, until one of them gets to the end.
+"""Trains a trial in child processes that kill themselves at a random micro-step, and then in one that may live.
 
-    python kill_often.py STUDY DATASET SEED     prints how often a child was killed
+    python kill_often.py STUDY DATASET SEED KILLS EPOCHS     prints how often a child was killed
 
 Torch is imported once and each attempt is a fork, so that twenty kills take seconds; the signal is the real one.
 """
@@ -17,21 +17,21 @@ from typing import Any
 import trainer.session
 from anima.load import Base, load_base
 from tests.trainer.pocket_trials import VARIED, make_job
+from trainer.config import TrainConfig
 from trainer.trial import run_trial
 
-ATTEMPTS = 200
 LONGEST = 5
 """Micro-steps a child lives at most: just longer than from one state to the next, so that some get on."""
 
 
-def train_until_killed(study: Path, dataset: Path, lives: int) -> None:
-    """Train; die in the transformer's forward pass number `lives`."""
+def train_until_killed(study: Path, dataset: Path, train: TrainConfig, lives: int | None) -> None:
+    """Train; die in the transformer's forward pass after number `lives`."""
     passes = 0
 
     def count(*_: Any) -> None:
         nonlocal passes
         passes += 1
-        if passes > lives:
+        if lives is not None and passes > lives:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def load(*arguments: Any, **named: Any) -> Base:
@@ -40,18 +40,19 @@ def train_until_killed(study: Path, dataset: Path, lives: int) -> None:
         return base
 
     trainer.session.load_base = load  # type: ignore[attr-defined]
-    for _ in run_trial(make_job(study, dataset, VARIED)):
+    for _ in run_trial(make_job(study, dataset, train)):
         pass
 
 
-def main(study: Path, dataset: Path, seed: int) -> int:
-    """Returns how many children were killed."""
+def main(study: Path, dataset: Path, seed: int, kills: int, epochs: int) -> int:
+    """Returns how many children were killed; fewer than asked for when one got to the end before its time."""
+    train = VARIED.model_copy(update={"epochs": epochs})
     rng = random.Random(seed)
-    for killed in range(ATTEMPTS):
-        lives = rng.randint(1, LONGEST)
+    for killed in range(kills + 1):
+        lives = rng.randint(1, LONGEST) if killed < kills else None
         child = os.fork()
         if child == 0:
-            train_until_killed(study, dataset, lives)
+            train_until_killed(study, dataset, train, lives)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status):
@@ -61,4 +62,4 @@ def main(study: Path, dataset: Path, seed: int) -> int:
 
 
 if __name__ == "__main__":
-    print(main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))
+    print(main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])))

@@ -204,7 +204,7 @@ def test_kohyas_arguments_and_dataset_come_together(tmp_path: Path) -> None:
     assert (study.dataset.captions, study.study) == (("txt", "caption"), "kana")
     assert (train.rank, train.alpha, train.ranks) == (16, 8.0, {"mlp": 4, "cross_attn": 32})
     assert (train.epochs, train.save_every, train.batch, train.grad_accum) == (20, 2, 4, 2)
-    assert (train.optimizer, train.weight_decay, train.betas) == ("adamw", 0.05, (0.9, 0.95))
+    assert (train.optimizer, train.weight_decay, train.betas) == ("adamw8bit", 0.05, (0.9, 0.95))
     assert (train.lr_schedule, train.warmup_steps, train.learning_rate) == ("cosine", 50, 1e-4)
     assert (train.sigma_shift, train.sigma_range, train.regularisation_weight) == (3.0, (0.1, 1.0), 0.5)
     assert (train.resolution, train.shuffle_caption, train.keep_tokens) == ((768, 1024), True, 1)
@@ -218,7 +218,6 @@ def test_kohyas_arguments_and_dataset_come_together(tmp_path: Path) -> None:
     assert lost(made) == {
         "network_module",
         "network_args rank_dropout",
-        "optimizer_type",
         "noise_offset",
         "datasets[0].subsets[0].class_tokens",
         "datasets[0].subsets[1].keep_tokens",

@@ -62,7 +62,13 @@ TRIAL_KEYS = ("shuffle_caption", "keep_tokens", "flip_aug", "caption_dropout_rat
 WITH_CONDITIONER = r"_attn\.\w+_proj|\.mlp\."
 """The usual layers and the conditioner's: what kohya trains with `train_llm_adapter`."""
 
-_OPTIMIZERS = {"adamw": "adamw", "adamw8bit": "adamw", "pagedadamw8bit": "adamw", "adafactor": "adafactor"}
+_OPTIMIZERS = {
+    "adamw": "adamw",
+    "adamw8bit": "adamw8bit",
+    "pagedadamw8bit": "adamw8bit",
+    "adafactor": "adafactor",
+    "prodigy": "prodigy",
+}
 _SCHEDULES = {"constant": "constant", "constant_with_warmup": "constant", "cosine": "cosine", "linear": "linear"}
 _ALWAYS = "always so here"
 _FILES = {
@@ -183,8 +189,8 @@ def _dataset(own: Settings, keys: Settings, folders: list[dict[str, Any]]) -> di
 
 def _train(keys: Settings, own: Settings, remarks: list[str]) -> dict[str, Any]:
     optimizer = str(keys.take("optimizer_type")).lower()
-    if optimizer not in _OPTIMIZERS or "8bit" in optimizer:
-        keys.lose("optimizer_type", f"{_OPTIMIZERS.get(optimizer, 'adamw')} in fp32 is used")
+    if optimizer not in _OPTIMIZERS or optimizer.startswith("paged"):
+        keys.lose("optimizer_type", f"{_OPTIMIZERS.get(optimizer, 'adamw')} is used")
     schedule = str(keys.take("lr_scheduler"))
     if schedule not in _SCHEDULES:
         keys.lose("lr_scheduler", "constant is used")
@@ -239,7 +245,7 @@ def _network(keys: Settings) -> dict[str, Any]:
 
 
 def _optimizer_arguments(keys: Settings) -> dict[str, Any]:
-    # torch's own defaults, which kohya takes as they are.
+    # Their libraries' own defaults, which kohya takes as they are.
     made: dict[str, Any] = {"betas": [0.9, 0.999], "weight_decay": 0.01}
     for name, value in _pairs(keys.take("optimizer_args")):
         if name == "weight_decay":
