@@ -13,8 +13,8 @@ help: ## list these targets
 quickstart: environment ## run the small study end to end on this machine (no GPU, no account), or resume it
 	@$(RUN) -m orchestrator run conf/quickstart.yaml
 
-test: lint ## lint, then run every test
-	@$(RUN) -m pytest
+test: lint ## lint, then run every test, as many at once as there are cores
+	@$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 soak: environment ## run the long tests, which `make test` leaves out
 	@$(RUN) -m pytest -m soak

@@ -43,7 +43,8 @@ SECRETS = ("WANDB_", "AWS_", "HF_", "HUGGING_FACE_", "RUNPOD_", "RAY_ADDRESS", "
 for name in [n for n in os.environ if n.upper().startswith(SECRETS) or n.lower().endswith("_proxy")]:
     del os.environ[name]
 os.environ.update(HERMETIC)
-os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+# Tests run side by side, one process per core; what several threads change is tested where it is asked for.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_configure() -> None:
