@@ -16,6 +16,7 @@ from evaluators.decide.paired import Comparison, Pairs, compare, control_outcome
 from evaluators.decide.signs import EarlyWarning, SignCurve, early_warnings, sign_curves
 from evaluators.decide.stopping import Enough, enough_pictures
 from evaluators.decide.table import Row, Table, by_trial, make_table
+from evaluators.decide.wording import percent
 from evaluators.rates import wilson
 
 
@@ -120,7 +121,7 @@ def reason(table: Table, decision: Decision) -> str:
     passes, scored, _ = table.counts()
     if not passes.sum():
         return f"Nothing passed, so nothing speaks for an epoch; {chosen.epoch}{several} stands in."
-    rate = f"{_percent(chosen.rate)} ({_percent(chosen.low)} to {_percent(chosen.high)})"
+    rate = f"{percent(chosen.rate)} ({percent(chosen.low)} to {percent(chosen.high)})"
     sentences = []
     if passes.sum() == scored.sum():
         sentences.append("Everything passed: harder prompts or seeds would tell the epochs apart.")
@@ -141,7 +142,7 @@ def why_not(weight: float, decision: Decision) -> str:
         f"gives away {100 * (other.regret - chosen.regret):.1f} points more": other.regret - chosen.regret,
         f"is {100 * (chosen.hard_rate - other.hard_rate):.1f} points worse on hard seeds": 0.5
         * (other.hard_regret - chosen.hard_regret),
-        f"is past the onset of overtraining with {_percent(other.past)} instead of {_percent(chosen.past)}": (
+        f"is past the onset of overtraining with {percent(other.past)} instead of {percent(chosen.past)}": (
             decision.margin * (other.past - chosen.past)
         ),
     }
@@ -149,10 +150,6 @@ def why_not(weight: float, decision: Decision) -> str:
     if parts[loses_by] < 0.002:
         return f"{named} is as good as equal."
     return f"{named} comes second: it {loses_by}."
-
-
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.0f} %"
 
 
 def _trial_json(trial: TrialAnalysis) -> dict[str, Any]:

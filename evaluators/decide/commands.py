@@ -96,7 +96,7 @@ def _compare(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(asdict(said), indent=2))
         return 0
-    from evaluators.decide.render import render_comparison
+    from evaluators.decide.render_pair import render_comparison
 
     one, two = _named(options.first, options.trial), _named(options.second, trial)
     if one == two:

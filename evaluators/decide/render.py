@@ -12,9 +12,10 @@ from rich.text import Text
 from evaluators.decide.analysis import Analysis, TrialAnalysis
 from evaluators.decide.choice import Candidate
 from evaluators.decide.curve import PROCESS, Curve
-from evaluators.decide.paired import Comparison
+from evaluators.decide.render_pair import comparison_line
 from evaluators.decide.signs import SignCurve
 from evaluators.decide.table import Floats
+from evaluators.decide.wording import percent, several, span
 from evaluators.rates import wilson
 
 ROWS = 24
@@ -67,74 +68,27 @@ def _trial(trial: TrialAnalysis, analysis: Analysis) -> Iterator[RenderableType]
     if trial.warnings:
         yield Text("\nearly warnings")
         yield from (Text(f"  epoch {w.epoch}: {w.sentence}") for w in trial.warnings)
-    for name, comparison in (("the runner-up", trial.against_runner_up), ("the control", trial.against_control)):
+    other = decision.runner_up
+    rival = f"the runner-up, epoch {other.epoch}{_at_weight(trial, other.weight)}" if other else ""
+    for name, comparison in ((rival, trial.against_runner_up), ("the control", trial.against_control)):
         if comparison is not None:
             yield Text(f"\n{comparison_line(f'epoch {chosen.epoch}', name, comparison)}")
     if trial.enough is not None:
         yield Text(f"\nEnough is drawn: {trial.enough.sentence}.")
 
 
-def comparison_line(first: str, second: str, said: Comparison) -> str:
-    """A paired comparison in a sentence or two."""
-    pairs = said.pairs
-    return (
-        f"{first} against {second} on {pairs.n} shared seeds: {pairs.first} pass with the first alone, {pairs.second}"
-        f" with the second alone. {_better(first, second, said)}; {_settled(said)}"
-    )
-
-
-def render_comparison(first: str, second: str, said: Comparison, margin: float) -> RenderableType:
-    """A paired comparison with all it rests on."""
-    pairs = said.pairs
-    grid = Grid(box=None, padding=(0, 2, 0, 0), show_header=False)
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    span = f"{100 * said.low:+.0f} to {100 * said.high:+.0f}"
-    rows = {
-        "both pass": f"{pairs.both}",
-        f"only {first}": f"{pairs.first}",
-        f"only {second}": f"{pairs.second}",
-        "neither passes": f"{pairs.neither}",
-        "passed": f"{_percent(said.first_rate)} and {_percent(said.second_rate)}",
-        "difference": f"{100 * said.difference:+.0f} points (95 % interval {span})",
-        "which is better": _better(first, second, said),
-        "as good as equal": f"within {100 * margin:g} points with a probability of {_percent(said.equal_enough)}",
-        "McNemar, exact": f"p = {said.p_value:.2g}; counts only if the number of seeds was fixed beforehand",
-        "e-value": f"{said.e_value:.2g}; 20 settles it, however often one has looked",
-    }
-    for name, value in rows.items():
-        grid.add_row(name, value)
-    title = Text(f"{first} against {second}, on the {pairs.n} seeds drawn with both\n", style="bold")
-    return Group(title, grid, Text(f"\n{_settled(said)[0].upper()}{_settled(said)[1:]}"))
-
-
-def _better(first: str, second: str, said: Comparison) -> str:
-    if abs(said.first_better - 0.5) < 1e-6:
-        return "nothing speaks for either"
-    name, chance = (first, said.first_better) if said.first_better > 0.5 else (second, 1 - said.first_better)
-    return f"{name} is better with a probability of {_percent(chance)}"
-
-
-def _settled(said: Comparison) -> str:
-    if said.settled:
-        return "that is settled."
-    if said.more_seeds is None:
-        return "no sensible number of seeds would settle it."
-    return f"about {said.more_seeds} more seeds would settle it."
-
-
 def _signs(signs: Sequence[SignCurve]) -> Grid:
     grid = Grid(box=None, padding=(0, 2, 0, 0), show_header=False)
     for sign in sorted(signs, key=lambda s: (s.about, s.breaks_at is None, s.breaks_at or 0)):
         since = f"more from epoch {sign.breaks_at} on" if sign.breaks_at is not None else ""
-        grid.add_row(f"  {sign.about}", sign.name, f"{sign.pictures} picture{'s' * (sign.pictures != 1)}", since)
+        grid.add_row(f"  {sign.about}", sign.name, several(sign.pictures, "picture"), since)
     return grid
 
 
 def _counted(trial: TrialAnalysis) -> str:
     table = trial.table
-    span = f", epochs {table.epochs[0]} to {table.epochs[-1]}" if table.epochs.size else ""
-    parts = [f"{table.images} pictures of {table.epochs.size} epochs{span}"]
+    span = f", {table.epochs[0]} to {table.epochs[-1]}" if table.epochs.size > 1 else ""
+    parts = [f"{several(table.images, 'picture')} of {several(table.epochs.size, 'epoch')}{span}"]
     if table.unscored:
         parts.append(f"{table.unscored} unscored (neither pass nor fail)")
     if table.repeated:
@@ -153,23 +107,23 @@ def _figures(trial: TrialAnalysis, analysis: Analysis) -> Grid:
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     first, last = decision.plateau
-    counted, own = _span(*wilson(chosen.passes, chosen.scored)), _span(chosen.low, chosen.high)
+    counted, own = span(*wilson(chosen.passes, chosen.scored)), span(chosen.low, chosen.high)
     rows = {
         "counted": f"{chosen.passes} of {chosen.scored} passed (Wilson's 95 % interval {counted})",
-        "first-try rate": f"{_percent(chosen.rate)} (95 % interval {own}){_corrected(analysis)}",
+        "first-try rate": f"{percent(chosen.rate)} (95 % interval {own}){_corrected(analysis)}",
         "plateau": f"{_epochs_named(first, last)}, within {100 * decision.margin:g} points of the best",
         "on the plateau": (
-            f"{_percent(trial.pooled.mean)} (95 % interval {_span(trial.pooled.low, trial.pooled.high)}),"
+            f"{percent(trial.pooled.mean)} (95 % interval {span(trial.pooled.low, trial.pooled.high)}),"
             " all its epochs together"
             if trial.pooled and first < last
             else ""
         ),
-        "how sure": f"{_percent(chosen.best)} that it is the best of all, {_percent(chosen.within)} that it is within"
+        "how sure": f"{percent(chosen.best)} that it is the best of all, {percent(chosen.within)} that it is within"
         f" {100 * decision.margin:g} points of the best",
         "given away": f"{100 * chosen.regret:.1f} points expected",
         "overtraining": _onset(trial.curve.table.epochs, onset),
         "curve": _method(trial.curve),
-        "seeds": f"{_percent(trial.curve.process.seeds_matter)} likely that some are harder than others",
+        "seeds": _seeds(trial.curve),
     }
     for name, value in rows.items():
         if value:
@@ -190,9 +144,18 @@ def _method(curve: Curve) -> str:
     return f"{curve.method}: log-loss {losses}"
 
 
+def _seeds(curve: Curve) -> str:
+    matter = curve.process.seeds_matter
+    if not curve.process.evidence.seeds.size:
+        return "none is shared, so nobody can tell whether some are harder than others"
+    if matter >= 0.85:
+        return f"some are harder than others, with a probability of {percent(matter)}"
+    return "no sign that some are harder than others" if matter <= 0.5 else "too early to tell whether some are harder"
+
+
 def _onset(epochs: Sequence[int] | np.ndarray, onset: Floats) -> str:
     begun = np.cumsum(onset[:-1])
-    never = f"{_percent(float(onset[-1]))} that it has not begun by epoch {epochs[-1]}"
+    never = f"{percent(float(onset[-1]))} that it has not begun by epoch {epochs[-1]}"
     if not begun.size or begun[-1] < 0.5:
         return never
     low, middle, high = (int(epochs[min(int(np.searchsorted(begun, q)), len(epochs) - 1)]) for q in (0.1, 0.5, 0.9))
@@ -230,10 +193,10 @@ def _epochs(trial: TrialAnalysis) -> Grid:
         grid.add_row(
             str(table.epochs[at]),
             f"{int(passes[at])}/{int(scored[at])}",
-            _percent(float(curve.mean[weight, at])),
-            _span(float(low[weight, at]), float(high[weight, at])),
-            _percent(float(decision.band.within[at])),
-            _percent(float(decision.band.past[at])),
+            percent(float(curve.mean[weight, at])),
+            span(float(low[weight, at]), float(high[weight, at])),
+            percent(float(decision.band.within[at])),
+            percent(float(decision.band.past[at])),
             f"{100 * decision.losses[weight, at]:.1f}",
             ", ".join(marks),
         )
@@ -258,7 +221,7 @@ def _contexts(curve: Curve, chosen: Candidate) -> Grid:
         grid.add_row(
             f"  {context}",
             f"{int(passes[at])}/{int(scored[at])}",
-            f"{_percent(float(curve.context_mean[at]))} ({_span(curve.context_low[at], curve.context_high[at])})",
+            f"{percent(float(curve.context_mean[at]))} ({span(curve.context_low[at], curve.context_high[at])})",
         )
     return grid
 
@@ -281,11 +244,3 @@ def _listed(epochs: Sequence[int]) -> str:
     if not epochs:
         return "no epoch"
     return ", ".join(map(str, epochs)) if len(epochs) <= 8 else f"{len(epochs)} epochs from {epochs[0]} to {epochs[-1]}"
-
-
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.0f} %"
-
-
-def _span(low: float, high: float) -> str:
-    return f"{100 * low:.0f}–{100 * high:.0f} %"

@@ -129,7 +129,8 @@ def early_warnings(table: Table, past: Floats, margin: float, *, weight: int) ->
         EarlyWarning(epoch, f"seed {name} fails again: it had passed at {passed}")
         for name, epoch, passed in _lost_seeds(table, weight)
     ]
-    begun = np.flatnonzero(past >= 0.5)
+    looked_at = tally(table.epoch[view.rows], table.epochs.size) > 0
+    begun = np.flatnonzero((past >= 0.5) & looked_at)
     if begun.size:
         epoch = int(table.epochs[begun[0]])
         found.append(EarlyWarning(epoch, "overtraining has begun, more likely than not"))

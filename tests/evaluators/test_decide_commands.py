@@ -101,7 +101,7 @@ def test_a_run_is_analysed_as_the_same_pictures_in_a_table_are(
     assert main(["analyse", run, "--good-passed", "48/50", "--bad-failed", "47/50", "--prompt-weight", "trio=2"]) == 0
     assert "corrected for a judge" in unwrapped(capsys)
     assert main(["compare", run, "143", "131"]) == 0
-    assert "epoch 143 against epoch 131, on the 10 seeds" in capsys.readouterr().out
+    assert "epoch 143 against epoch 131, on 10 seeds" in capsys.readouterr().out
 
 
 def test_a_persons_labels_calibrate_the_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,7 +150,7 @@ def test_two_epochs_are_compared_on_their_shared_seeds(
     page = capsys.readouterr().out
     assert max(map(len, page.splitlines())) <= 80
     said = " ".join(page.split())
-    assert "epoch 143 against epoch 131, on the 10 seeds drawn with both" in said
+    assert "epoch 143 against epoch 131, on 10 seeds drawn with both" in said
     assert "only epoch 143 1 only epoch 131 0" in said
     assert "epoch 143 is better with a probability of 82 %" in said
     assert "p = 1;" in said
@@ -164,7 +164,7 @@ def test_two_studies_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[
     worse.write_text("epoch,seed,pass\n140,7,fail\n140,13,fail\n140,99,pass\n")
     assert main(["compare", HAND, "140", "140", "--with", str(worse)]) == 0
     said = unwrapped(capsys)
-    assert "on the 3 seeds drawn with both" in said
+    assert "on 3 seeds drawn with both" in said
     assert "only epoch 140 of keikana_v2.csv 2 only epoch 140 of worse.csv 0" in said
 
 

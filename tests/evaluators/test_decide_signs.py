@@ -92,6 +92,8 @@ def test_a_seed_is_lost_when_it_fails_more_than_its_luck_explains(outcomes: str,
 def test_overtraining_is_dated_where_it_is_likelier_than_not() -> None:
     past = [0.0] * 8 + [0.3, 0.6, 0.9, 1.0]
     assert warned(study({}), past) == [(10, "overtraining has begun, more likely than not")]
+    unseen = [Row(r.epoch, "unscored" if r.epoch == 10 else r.outcome, r.seed) for r in study({})]
+    assert [epoch for epoch, _ in warned(unseen, past)] == [11], "nobody has looked at 10"
 
 
 def test_signs_at_another_weight_warn_of_nothing() -> None:
