@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("runs"), help="where the trials and the pool are kept")
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after so long; the same command goes on")
     parser.add_argument("--studies", type=int, default=10)
-    parser.add_argument("--true-seeds", type=int, default=200, help="pictures of every epoch for its true rate")
+    parser.add_argument("--true-seeds", type=int, default=150, help="pictures of every epoch for its true rate")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
@@ -237,7 +237,7 @@ def main() -> None:
         pool = Pool(study, until)
         rates = {t.trial: true_rates(study, t.trial, options.true_seeds, pool) for t in study.target.trials}
         results = []
-        for policy in ("full", "coarse_to_fine", "adaptive"):
+        for policy in ("adaptive", "coarse_to_fine", "full"):
             for number in range(options.studies):
                 results.append(run_study(study, number, policy, rates, pool))
                 console.print(json.dumps(asdict(results[-1])))

@@ -34,6 +34,7 @@ class Layout:
     ├── uploads.json          how far the copy on the volume is, when there is one
     ├── choice.json           the adopted epoch and its evidence
     ├── report.html           the page for people
+    ├── figures/              its charts as PNG
     └── wandb/                offline W&B runs
     """
 
@@ -74,6 +75,10 @@ class Layout:
     @property
     def report(self) -> Path:
         return self.root / "report.html"
+
+    @property
+    def figures(self) -> Path:
+        return self.root / "figures"
 
     @property
     def wandb(self) -> Path:

@@ -12,11 +12,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evaluators.grid import confirm_cells
-from evaluators.rates import epoch_rates, select, smoothed
-from orchestrator.core.study import Cell, Checkpoint, Choice, EpochRate, FindingKind, Outcome, Sample, Verdict
+from evaluators.rates import epoch_rates, select
+from orchestrator.core.study import (
+    Cell,
+    Checkpoint,
+    Choice,
+    EpochRate,
+    FindingKind,
+    Outcome,
+    Sample,
+    StopAdvice,
+    Verdict,
+)
 from orchestrator.ledger import Event
 from orchestrator.policy import Target, verdicts_of, wanted_cells
+from orchestrator.report.outlook import Cost, Outlook, Sureness, outlook
 from orchestrator.state import StudyState
+from orchestrator.stopping import as_stopped
 from orchestrator.target import build_target
 
 if TYPE_CHECKING:
@@ -43,12 +55,11 @@ class Shot:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The rate curve of one trial at one weight; `rates` are scored, by epoch, and `smooth` goes with them."""
+    """The counted rates of one trial at one weight, of epochs with a scored picture, by epoch."""
 
     trial: str
     weight: float
     rates: tuple[EpochRate, ...]
-    smooth: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +79,30 @@ class Evidence:
     """Epochs all trials together are to save."""
     failed_trials: tuple[tuple[str, str], ...]
     seeds: tuple[int, ...]
+    """Seeds pictures were drawn on to choose by."""
     quarantined: int
+    outlook: Outlook
+    cost: Cost
+    stops: tuple[tuple[StopAdvice, bool], ...]
+    """What was said about ending training early, and whether it was done."""
+    disputed: tuple[tuple[Shot, Verdict], ...]
+    """Pictures of which another judge says otherwise, and what that one says."""
 
     @property
     def lead(self) -> Series | None:
         return self.series[0] if self.series else None
+
+    @property
+    def lead_shots(self) -> list[Shot]:
+        """Pictures of the adopted trial and weight, or of the best so far, that take part in choosing."""
+        lead = self.lead
+        return [s for s in self.shots if lead and (s.cell.trial, s.cell.weight) == (lead.trial, lead.weight)]
+
+    @property
+    def sureness(self) -> Sureness | None:
+        """How the adopted epoch stands against everything else."""
+        choice = self.choice
+        return self.outlook.sureness(choice.trial, choice.epoch, choice.weight) if choice else None
 
 
 def recorded_target(events: Iterable[Event], config: StudyConfig) -> Target:
@@ -82,8 +112,9 @@ def recorded_target(events: Iterable[Event], config: StudyConfig) -> Target:
     return build_target(config, dataset_sha256=hashes["dataset_sha256"], base_sha256=hashes["base_sha256"])
 
 
-def gather(state: StudyState, config: StudyConfig, target: Target) -> Evidence:
-    """The evidence for a page about `state`."""
+def gather(state: StudyState, config: StudyConfig, target: Target, runs: Sequence[float] = ()) -> Evidence:
+    """The evidence for a page about `state`; `runs` are the wall seconds of each run."""
+    target = as_stopped(target, state)
     trials = [t.trial for t in target.trials]
     choice = state.choice if state.choice and state.choice.trial in trials else None
     wanted = wanted_cells(target, state)
@@ -95,18 +126,33 @@ def gather(state: StudyState, config: StudyConfig, target: Target) -> Evidence:
         best = select(rates, target.decide.margin)
         plateau, lead = best.plateau, (best.chosen.trial, best.chosen.weight)
     shots = _shots(wanted.values(), target, state)
+    confirming = _confirming(choice, target, state)
+    checkpoints = tuple(state.checkpoints[key] for key in sorted(state.checkpoints) if key[0] in trials)
+    saved = {t.trial: [e for e in t.drawn if (t.trial, e) in state.checkpoints] for t in target.trials}
+    weights = {prompt.name: prompt.weight for prompt in target.grid.prompts}
+    drawn = [*shots, *confirming]
     return Evidence(
         study=state.study or config.study,
         choice=choice,
         plateau=plateau,
         series=_curves(rates, lead),
         shots=shots,
-        confirming=_confirming(choice, target, state),
-        checkpoints=tuple(state.checkpoints[key] for key in sorted(state.checkpoints) if key[0] in trials),
+        confirming=confirming,
+        checkpoints=checkpoints,
         epochs_asked=sum(len(t.saved) for t in target.trials),
         failed_trials=tuple((t, state.trials[t].error) for t in trials if t in state.trials and state.trials[t].error),
-        seeds=tuple(sorted(config.grid.seeds)),
+        seeds=tuple(sorted({s.cell.seed for s in shots} | set(config.grid.seeds))),
         quarantined=len(state.quarantined),
+        outlook=outlook(shots, saved, target.decide.margin, weights),
+        cost=Cost(
+            training_s=sum(c.seconds for c in checkpoints),
+            drawing_s=sum(s.sample.seconds for s in drawn),
+            wall_s=sum(runs),
+            pictures=len(drawn),
+            dollars_per_hour=target.dollars_per_hour,
+        ),
+        stops=_stops(trials, state),
+        disputed=_disputed(drawn, target, state),
     )
 
 
@@ -180,10 +226,25 @@ def _confirming(choice: Choice | None, target: Target, state: StudyState) -> tup
     return _shots(fresh.values(), target, state)
 
 
+def _stops(trials: Sequence[str], state: StudyState) -> tuple[tuple[StopAdvice, bool], ...]:
+    known = [state.trials[t] for t in trials if t in state.trials]
+    return tuple((t.advice, t.stopped) for t in known if t.advice is not None)
+
+
+def _disputed(shots: Sequence[Shot], target: Target, state: StudyState) -> tuple[tuple[Shot, Verdict], ...]:
+    """Of several other judges that say otherwise, the one with the latest version of the first name."""
+    by_key = {shot.cell.key: shot for shot in shots if shot.outcome in ("pass", "fail")}
+    found: dict[str, Verdict] = {}
+    for (key, *judge), verdict in sorted(state.verdicts.items(), key=lambda item: item[0]):
+        if key in by_key and tuple(judge) != target.judge and verdict.outcome in ("pass", "fail"):
+            found[key] = verdict
+    return tuple((by_key[key], said) for key, said in found.items() if said.outcome != by_key[key].outcome)
+
+
 def _curves(rates: Sequence[EpochRate], lead: tuple[str, float] | None) -> tuple[Series, ...]:
     keys = sorted({(r.trial, r.weight) for r in rates}, key=lambda key: (key != lead, key))
     curves = []
     for trial, weight in keys:
         own = sorted((r for r in rates if (r.trial, r.weight) == (trial, weight)), key=lambda r: r.epoch)
-        curves.append(Series(trial, weight, tuple(own), tuple(smoothed(own))))
+        curves.append(Series(trial, weight, tuple(own)))
     return tuple(curves)

@@ -140,6 +140,18 @@ def gallery(shots: Sequence[Shot], layout: Layout) -> Markup:
     return element("div", *shown, class_="gallery")
 
 
+def seed_strip(seed: int, shots: Sequence[Shot], layout: Layout) -> Markup:
+    """One seed through training: its pictures side by side, epochs rising."""
+    cells = []
+    for shot in shots:
+        named = f"epoch {shot.cell.epoch}, seed {seed}"
+        inside = picture(shot, layout, longest=192, named=named)
+        cells.append(element("td", element("span", f"epoch {shot.cell.epoch}", class_="soft caption"), inside))
+    row = element("tr", element("th", "seed ", element("b", seed), scope="row"), *cells)
+    table = element("table", element("tbody", row), class_="sheet strip")
+    return element("div", table, class_="scroll", tabindex=0)
+
+
 def mark_legend(shots: Iterable[Shot]) -> Markup:
     """The marks that occur among these pictures, with how often they do."""
     counts = Counter(s.outcome for s in shots)

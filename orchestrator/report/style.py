@@ -37,8 +37,19 @@ svg text.halo { font-weight: 600; }
 .whisker { stroke: var(--ink); stroke-width: 1.4; }
 .dot { fill: var(--ink); }
 .curve { fill: none; stroke: var(--ink); stroke-width: 1.6; }
-.smooth { fill: none; stroke: var(--mid); stroke-width: 1.6; stroke-dasharray: 5 4; }
-.crowded .whisker { stroke: var(--line); } .smooth.crowded { stroke: var(--ink); stroke-width: 2; }
+.smooth { fill: none; stroke: var(--ink); stroke-width: 2.2; }
+.ribbon { fill: var(--mid); fill-opacity: .22; stroke: none; }
+.quiet .whisker { stroke: var(--mid); stroke-width: 1; }
+.onset { stroke: var(--ink); stroke-width: 1.2; stroke-dasharray: 2 2; } .flag-shape { fill: var(--ink); }
+.reach { stroke: var(--ink); stroke-width: 3; } .bracket { fill: none; stroke: var(--ink); stroke-width: 1.6; }
+.shade { fill: var(--ink); } .outline { fill: none; stroke: var(--mid); stroke-width: 1; }
+.framed { fill: none; stroke: var(--strong); stroke-width: 2.5; }
+svg text.on-dark { fill: var(--paper); }
+.who { fill: none; stroke: var(--ink); stroke-width: 1.7; } .tie { fill: none; stroke: var(--mid); stroke-width: 1; }
+.who-1 { stroke-dasharray: 7 3; } .who-2 { stroke-dasharray: 2 3; } .who-3 { stroke-dasharray: 9 3 2 3; }
+.who-4 { stroke-dasharray: 1 5; }
+.point { fill: var(--ink); stroke: var(--paper); stroke-width: 1; }
+.hollow { fill: var(--paper); stroke: var(--ink); stroke-width: 1.6; }
 .other { fill: none; stroke: var(--soft); stroke-width: 1.2; }
 .other-0 { stroke-dasharray: 2 3; } .other-1 { stroke-dasharray: 9 3; }
 .other-2 { stroke-dasharray: 9 3 2 3; } .other-3 { stroke-dasharray: 1 5; }
@@ -80,6 +91,9 @@ div.shot { cursor: default; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(192px, 1fr)); gap: 14px 12px;
   margin: 14px 0; }
 .gallery .shot { max-width: 288px; }
+.gallery.small { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
+.caption { display: block; font-size: .78rem; line-height: 1.3; }
+.strip td { min-width: 96px; width: 132px; }
 
 .scroll { overflow-x: auto; margin: 10px 0; }
 .sheet { border-collapse: separate; border-spacing: 0; width: 100%; }

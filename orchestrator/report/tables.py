@@ -10,7 +10,8 @@ from typing import Any
 from orchestrator.core.study import FINDING_KINDS, FindingKind
 from orchestrator.report.evidence import Evidence, SeedRecord, Shot, character_counts
 from orchestrator.report.markup import Markup, element
-from orchestrator.report.wording import duration
+from orchestrator.report.summary import cost_words
+from orchestrator.report.wording import duration, percent, points
 
 LONG_TABLE = 24
 """Tables with more rows than this start folded."""
@@ -46,6 +47,21 @@ def who_table(shots: Sequence[Shot]) -> Markup:
     return table(["who", *FINDING_KINDS, "all"], rows)
 
 
+def trial_table(evidence: Evidence) -> Markup:
+    """Each trial's own best by expected loss, with what it gives away against the best of all."""
+    rows = []
+    for name, found in evidence.outlook.trials.items():
+        if found.decision is None:
+            continue
+        chosen = found.decision.chosen
+        sure = evidence.outlook.sureness(name, chosen.epoch, chosen.weight)
+        cells = [element("td", name), _number(chosen.epoch), element("td", f"{chosen.weight:g}")]
+        cells.append(element("td", f"{percent(chosen.rate)} ({percent(chosen.low)} to {percent(chosen.high)})"))
+        cells.append(element("td", points(sure.regret) if sure else "–"))
+        rows.append(element("tr", *cells))
+    return table(["trial", "epoch", "weight", "smoothed rate", "expected below the best"], rows)
+
+
 def seed_table(records: Sequence[SeedRecord]) -> Markup:
     """Seeds with how often they passed and what was found most."""
     rows = []
@@ -74,6 +90,7 @@ def count_table(evidence: Evidence, runs: Sequence[float]) -> Markup:
     rows.append(("pictures judged", str(len(judged))))
     rows.append(("of these could not be scored", str(sum(s.outcome == "unscored" for s in judged))))
     rows.append(("files quarantined", str(evidence.quarantined)))
+    rows += cost_words(evidence)
     return table((), [element("tr", element("td", name), element("td", said, class_="left")) for name, said in rows])
 
 

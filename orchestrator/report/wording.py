@@ -39,3 +39,14 @@ def duration(seconds: float) -> str:
     if minutes < 90:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def points(share: float) -> str:
+    """A difference of rates in percentage points."""
+    value = 100 * share
+    number = f"{value:.1f}" if value < 9.95 and f"{value:.1f}"[-1] != "0" else f"{value:.0f}"
+    return f"{number} point" if number == "1" else f"{number} points"
+
+
+def dollars(amount: float) -> str:
+    return f"${amount:,.2f}"

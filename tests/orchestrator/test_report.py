@@ -21,8 +21,9 @@ from evaluators.rates import wilson
 from orchestrator.config import parse_config, to_data
 from orchestrator.core.study import Finding, Sample
 from orchestrator.ledger import Event
-from orchestrator.report.charts import NARROW, WIDE, rate_chart
+from orchestrator.report.charts import rate_chart
 from orchestrator.report.evidence import gather, run_seconds, seed_records
+from orchestrator.report.frame import NARROW, WIDE
 from orchestrator.report.markup import Markup, element
 from orchestrator.report.page import render_report, write_report
 from orchestrator.report.style import STYLE
