@@ -79,7 +79,7 @@ def who_chart(curves: Sequence[SignCurve], epochs: Sequence[int], adopted: int |
 def kind_chart(found: Sequence[Group], epochs: Sequence[int], width: int) -> Markup:
     """Findings per judged picture, stacked by kind; each kind has its pattern."""
     most = max((g.kinds.total() / g.judged for g in found), default=0.0) or 1.0
-    top = next(t for t in (0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 1e9) if t >= most)
+    top = next(t for t in (0.1, 0.2, 0.4, 0.8, 1, 2, 4, 6, 8, 12, 20, 40, 1e9) if t >= most)
     frame = Frame(width, LEFT, width - RIGHT, 12, 200, [epochs[0], epochs[-1]], 0, top)
     parts: list[Markup] = []
     for part in range(5):

@@ -61,19 +61,19 @@ def nearness_chart(evidence: Evidence, width: int) -> Markup | None:
         return None
     points = f"{100 * evidence.outlook.margin:g} points"
     rows = [
-        (f"within {points} of the best: probability", band.within),
-        ("overtraining has begun: probability", band.past),
+        (f"chance of being within {points} of the best, in percent", band.within),
+        ("chance that overtraining has begun, in percent", band.past),
     ]
     frame = Frame(width, LEFT, width - RIGHT, 0, 104, span(evidence))
     parts: list[Markup] = []
     for row, (name, values) in enumerate(rows):
-        top = 20 + 46 * row
+        top = 20 + 54 * row
         parts.append(text(frame.left, top - 5, name, "start", "soft"))
         parts += shaded_row(frame, band.epochs, values, top, 22)
     if evidence.plateau:
         first, last = evidence.plateau
         start, end = frame.x(first - 0.5) + 1, frame.x(last + 0.5) - 1
-        parts.append(element("path", d=f"M{start:.1f} 44V48H{end:.1f}V44", class_="bracket"))
+        parts.append(element("path", d=f"M{start:.1f} 45V50H{end:.1f}V45", class_="bracket"))
     parts += frame.epoch_axis(adopted=evidence.choice.epoch if evidence.choice else None, words=False)
     sure = ", ".join(f"{e}: {w:.0%}" for e, w in zip(band.epochs, band.within, strict=True))
     return svg(width, 128, "Probability of being near the best, per epoch", sure, parts)

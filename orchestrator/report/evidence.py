@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from evaluators.grid import confirm_cells
 from evaluators.rates import epoch_rates, select
+from orchestrator.choosing import recorded_cells
 from orchestrator.core.study import (
     Cell,
     Checkpoint,
@@ -129,7 +130,9 @@ def gather(state: StudyState, config: StudyConfig, target: Target, runs: Sequenc
     confirming = _confirming(choice, target, state)
     checkpoints = tuple(state.checkpoints[key] for key in sorted(state.checkpoints) if key[0] in trials)
     saved = {t.trial: [e for e in t.drawn if (t.trial, e) in state.checkpoints] for t in target.trials}
-    weights = {prompt.name: prompt.weight for prompt in target.grid.prompts}
+    weights = {prompt.name: prompt.weight for prompt in target.grid.rate_prompts}
+    bare = {} if target.decide.policy == "full" else recorded_cells(target, state)
+    controls = _shots((cell for cell in bare.values() if cell.weight == 0), target, state)
     drawn = [*shots, *confirming]
     return Evidence(
         study=state.study or config.study,
@@ -143,7 +146,7 @@ def gather(state: StudyState, config: StudyConfig, target: Target, runs: Sequenc
         failed_trials=tuple((t, state.trials[t].error) for t in trials if t in state.trials and state.trials[t].error),
         seeds=tuple(sorted({s.cell.seed for s in shots} | set(config.grid.seeds))),
         quarantined=len(state.quarantined),
-        outlook=outlook(shots, saved, target.decide.margin, weights),
+        outlook=outlook((*shots, *confirming, *controls), saved, target.decide.margin, weights),
         cost=Cost(
             training_s=sum(c.seconds for c in checkpoints),
             drawing_s=sum(s.sample.seconds for s in drawn),

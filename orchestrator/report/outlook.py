@@ -16,7 +16,7 @@ import numpy as np
 
 from evaluators.decide.analysis import TrialAnalysis, analyse_trial
 from evaluators.decide.band import band_of
-from evaluators.decide.table import Floats, make_table, rows_of
+from evaluators.decide.table import Floats, make_table, row_of
 from orchestrator.core.study import Choice
 
 if TYPE_CHECKING:
@@ -121,14 +121,17 @@ class Outlook:
 def outlook(
     shots: Iterable[Shot], saved: Mapping[str, Sequence[int]], margin: float, weights: Mapping[str, float]
 ) -> Outlook:
-    """From the pictures to choose by. `saved` names each trial's epochs, drawn or not; `weights` is by prompt."""
+    """From all judged pictures that speak about a rate, those on fresh seeds and controls without adapter among them.
+
+    `saved` names each trial's epochs, drawn or not; `weights` is by prompt.
+    """
     by_trial: dict[str, list[Shot]] = {}
     for shot in shots:
         by_trial.setdefault(shot.cell.trial, []).append(shot)
     found = {}
     for trial, mine in by_trial.items():
-        verdicts = {s.cell.key: s.verdict for s in mine if s.verdict is not None}
-        table = make_table(rows_of((s.cell for s in mine), verdicts), epochs=saved.get(trial, ()))
+        rows = [row_of(s.cell, s.verdict) for s in mine if s.verdict is not None]
+        table = make_table(rows, epochs=saved.get(trial, ()))
         if table.scored.any():
             found[trial] = analyse_trial(table, margin=margin, context_weights=weights)
     return Outlook(found, margin)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.core.files import write_whole
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import FINDING_KINDS
 from orchestrator.ledger import read_events
 from orchestrator.report import sections, summary
-from orchestrator.report.evidence import gather, recorded_target, run_seconds
+from orchestrator.report.evidence import Evidence, gather, recorded_target, run_seconds
+from orchestrator.report.figures import write_figures
 from orchestrator.report.frame import patterns
 from orchestrator.report.markup import Markup, element
 from orchestrator.report.sheet import symbols
@@ -29,19 +32,23 @@ if TYPE_CHECKING:
 
 
 def write_report(state: StudyState, layout: Layout, config: StudyConfig) -> Path:
-    """Write the study's `report.html` and return its path."""
-    page = render_report(state, layout, config)
-    aside = layout.report.with_suffix(".html.partial")
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    aside.write_text(page, encoding="utf-8")
-    return aside.replace(layout.report)
+    """Write the study's `report.html`, and its charts beside it; returns the path of the page."""
+    events = list(read_events(layout.ledger))
+    runs = run_seconds(events)
+    evidence = gather(state, config, recorded_target(events, config), runs)
+    write_figures(evidence, layout)
+    write_whole(layout.report, _page(evidence, state, layout, runs))
+    return layout.report
 
 
 def render_report(state: StudyState, layout: Layout, config: StudyConfig) -> str:
     """The whole page as text."""
     events = list(read_events(layout.ledger))
     runs = run_seconds(events)
-    evidence = gather(state, config, recorded_target(events, config), runs)
+    return _page(gather(state, config, recorded_target(events, config), runs), state, layout, runs)
+
+
+def _page(evidence: Evidence, state: StudyState, layout: Layout, runs: Sequence[float]) -> str:
     parts = [
         summary.headline(evidence),
         summary.progress(evidence),
