@@ -66,12 +66,13 @@ def who_chart(curves: Sequence[SignCurve], epochs: Sequence[int], adopted: int |
         )
         parts += [_mark(shape, frame.right + 15, height), text(frame.right + 23, height + 4.5, curve.name, "start")]
         if curve.breaks_at is not None:
-            at = frame.x(curve.breaks_at)
-            up = frame.y(dict(points)[curve.breaks_at])
-            parts.append(element("line", x1=at, x2=at, y1=up, y2=frame.bottom, class_="onset"))
+            at, low = frame.x(curve.breaks_at), frame.top + 12 + 17 * number
             parts.append(
-                text(at + 4, frame.bottom - 6 - 15 * number, f"{curve.name} from {curve.breaks_at}", "start", "halo")
+                element("line", x1=at, x2=at, y1=low - 8, y2=frame.y(dict(points)[curve.breaks_at]), class_="onset")
             )
+            left = at > (frame.left + frame.right) / 2
+            words = f"{curve.name} breaks at {curve.breaks_at}"
+            parts.append(text(at + (-5 if left else 5), low, words, "end" if left else "start", "halo"))
     said = "; ".join(f"{c.name}: {float(c.mean[0]):.0%} at first, {float(c.mean[-1]):.0%} in the end" for c in mine)
     return svg(width, 258, "Share of pictures with something wrong, by character", said, parts)
 

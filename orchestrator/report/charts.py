@@ -23,6 +23,8 @@ from orchestrator.report.frame import (
 from orchestrator.report.markup import Markup, element
 from orchestrator.report.outlook import CurveBand
 
+OTHERS = 3
+"""Curves of other weights and trials beside the adopted one's."""
 CROWDED = 9.0
 """Below so many units per epoch intervals step back, so that the smoothed line can be followed."""
 
@@ -39,7 +41,7 @@ def rate_chart(evidence: Evidence, width: int) -> Markup:
         parts.append(ribbon(frame, band.epochs, band.low, band.high))
     if evidence.plateau:
         parts += _plateau(frame, evidence.plateau)
-    for number, other in enumerate(evidence.series[1:]):
+    for number, other in enumerate(_others(evidence)):
         parts.append(polyline(frame, _curve(evidence, other), f"other other-{number % 4}"))
     crowded = frame.step < CROWDED
     parts += _points(frame, lead, adopted, crowded=crowded)
@@ -193,7 +195,7 @@ def _curve_names(frame: Frame, evidence: Evidence) -> list[Markup]:
     """Which line is whose, in the corner that curves leave free: they start low and rise."""
     several_trials = len({s.trial for s in evidence.series}) > 1
     parts: list[Markup] = []
-    for row, series in enumerate(evidence.series):
+    for row, series in enumerate([evidence.series[0], *_others(evidence)]):
         name = f"{series.trial}, weight {series.weight:g}" if several_trials else f"weight {series.weight:g}"
         x, y = frame.left + 10, frame.top + 18 + 17 * row
         style = f"other other-{(row - 1) % 4}" if row else "smooth"
@@ -201,6 +203,13 @@ def _curve_names(frame: Frame, evidence: Evidence) -> list[Markup]:
         parts.append(element("line", x1=x, x2=x + 26, y1=y - 4, y2=y - 4, class_=style))
         parts.append(text(x + 32, y, said, "start", "halo"))
     return parts
+
+
+def _others(evidence: Evidence) -> list[Series]:
+    """The three other curves that reach highest, in the order of the page; maps show all of them."""
+    peaks = {id(s): max(v for _, v in _curve(evidence, s)) for s in evidence.series[1:]}
+    kept = sorted(evidence.series[1:], key=lambda s: -peaks[id(s)])[:OTHERS]
+    return [s for s in evidence.series[1:] if s in kept]
 
 
 def _curve(evidence: Evidence, series: Series) -> list[tuple[float, float]]:

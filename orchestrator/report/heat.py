@@ -47,14 +47,15 @@ def heat_chart(rows: Sequence[HeatRow], title: str, width: int) -> Markup:
 
 
 def weight_rows(evidence: Evidence) -> list[HeatRow]:
-    """A row per trial and weight, of the smoothed rate."""
+    """A row per trial and weight, of the smoothed rate; where few epochs were drawn, of those between them too."""
     several = len({s.trial for s in evidence.series}) > 1
     rows = []
     for series in sorted(evidence.series, key=lambda s: (s.trial, s.weight)):
         band = evidence.outlook.band(series.trial, series.weight)
         if band is None:
             continue
-        rates = tuple(v if seen else None for v, seen in zip(band.mean, band.looked_at, strict=True))
+        sparse = sum(band.looked_at) < 0.7 * len(band.looked_at)
+        rates = tuple(v if seen or sparse else None for v, seen in zip(band.mean, band.looked_at, strict=True))
         choice = evidence.choice
         chosen = choice is not None and (choice.trial, choice.weight) == (series.trial, series.weight)
         name = f"{series.trial}, {series.weight:g}" if several else f"weight {series.weight:g}"

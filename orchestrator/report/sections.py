@@ -29,6 +29,8 @@ GALLERY = 24
 """Pictures of the adopted epoch on the page."""
 WHOLE_SHEET = 240
 """Up to so many pictures a contact sheet shows all of them."""
+WARNINGS = 8
+"""Early warnings on the page, the earliest first."""
 SHEETS = 6
 """Contact sheets on a page; further trials, weights and prompts are in the list of files."""
 
@@ -82,7 +84,10 @@ def maps(evidence: Evidence) -> list[Markup]:
     """Weight by epoch, and prompt by epoch, where there are several."""
     parts: list[Markup] = []
     if len(weights := weight_rows(evidence)) > 1:
-        about = "The smoothed rate, darker is higher; hatched where nothing was drawn. The frame is the adopted epoch."
+        about = (
+            "The smoothed rate, darker is higher; hatched are epochs between others that nothing was drawn of. The "
+            "frame is the adopted epoch."
+        )
         parts += [element("h2", "Weights and epochs"), element("p", about)]
         parts.append(both_widths(lambda width: heat_chart(weights, "Rate by weight and epoch", width)))
     if len(prompts := prompt_rows(evidence)) > 1:
@@ -133,7 +138,9 @@ def _warnings(evidence: Evidence) -> list[Markup]:
     found = evidence.outlook.trials.get(lead.trial) if lead else None
     if found is None or not found.warnings:
         return []
-    items = [element("li", f"epoch {w.epoch}: {w.sentence}") for w in found.warnings]
+    items = [element("li", f"epoch {w.epoch}: {w.sentence}") for w in found.warnings[:WARNINGS]]
+    if (more := len(found.warnings) - WARNINGS) > 0:
+        items.append(element("li", f"and {more} more, all of them later"))
     return [element("h3", "Early warnings"), element("ul", *items)]
 
 

@@ -42,7 +42,7 @@ svg text.halo { font-weight: 600; }
 .quiet .whisker { stroke: var(--mid); stroke-width: 1; }
 .onset { stroke: var(--ink); stroke-width: 1.2; stroke-dasharray: 2 2; } .flag-shape { fill: var(--ink); }
 .reach { stroke: var(--ink); stroke-width: 3; } .bracket { fill: none; stroke: var(--ink); stroke-width: 1.6; }
-.shade { fill: var(--ink); } .outline { fill: none; stroke: var(--mid); stroke-width: 1; }
+.shade { fill: var(--ink); shape-rendering: crispEdges; } .outline { fill: none; stroke: var(--mid); stroke-width: 1; }
 .framed { fill: none; stroke: var(--strong); stroke-width: 2.5; }
 svg text.on-dark { fill: var(--paper); }
 .who { fill: none; stroke: var(--ink); stroke-width: 1.7; } .tie { fill: none; stroke: var(--mid); stroke-width: 1; }

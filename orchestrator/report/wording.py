@@ -35,6 +35,8 @@ def duration(seconds: float) -> str:
         return f"{seconds:.2g} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
+    if 3540 <= seconds < 3660:
+        return "an hour"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 90:
         return f"{minutes} min {rest} s"
