@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from orchestrator.commands import completion, plan, report, run, status, verify
+from orchestrator.commands import completion, plan, pull, report, run, status, verify
 from orchestrator.core.errors import ConfigError, StudyError
 
-COMMANDS = (run, plan, status, report, verify, completion)
+COMMANDS = (run, plan, status, report, pull, verify, completion)
 
 EXIT_CODES = """\
 exit codes:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from anima.settings import checked, read_yaml
 from anima.sources.config import BaseSources
@@ -19,6 +19,7 @@ from evaluators.config import DecideConfig, GridConfig, JudgeConfig
 from evaluators.judges.look import CharacterLook
 from evaluators.prompt_checks import check_cast
 from infra.config import ClusterConfig, VolumeConfig
+from orchestrator.core.errors import ConfigError
 from orchestrator.core.layout import Layout, safe_name
 from trainer.captions import check_mirroring, one_sided_marks
 from trainer.config import DatasetConfig, TrainConfig, complete_trials
@@ -103,8 +104,16 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
 
 
 def parse_config(data: Mapping[str, Any]) -> StudyConfig:
-    """The configuration a ledger recorded."""
-    return StudyConfig.model_validate(data)
+    """The configuration a ledger recorded. Raises ConfigError for one that this version does not know."""
+    try:
+        return StudyConfig.model_validate(data)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        raise ConfigError(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}",
+            where="the configuration in the ledger",
+            fix="read the study with the version of this program that ran it, or run it again with this one",
+        ) from None
 
 
 def to_data(config: StudyConfig) -> dict[str, Any]:
