@@ -72,7 +72,7 @@ def test_a_state_within_an_epoch_is_entered_where_it_was_left(dataset_root: Path
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "adafactor", "nadam", "prodigy", "radam", "muon"])
 def test_every_optimizer_learns_and_goes_on_bit_for_bit(dataset_root: Path, tmp_path: Path, optimizer: str) -> None:
     if optimizer == "adamw8bit":
-        pytest.importorskip("bitsandbytes", reason="installed on Linux only")
+        pytest.importorskip("bitsandbytes", reason="an extra: pip install 'bitsandbytes>=0.50,<0.51'")
     config = {"optimizer": optimizer, "epochs": 3, "batch": 3, "grad_accum": 1, "weight_decay": 0.01}
     # Matrices of 4,096 numbers are the smallest whose moments are kept in 8 bits.
     config |= {"rank": 32} | ({"learning_rate": 1.0} if optimizer == "prodigy" else {})
