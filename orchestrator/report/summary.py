@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evaluators.decide.analysis import why_not
-from evaluators.decide.render import comparison_line
+from evaluators.decide.render_pair import comparison_line
 from orchestrator.core.study import Choice
 from orchestrator.report.evidence import Evidence
 from orchestrator.report.markup import Markup, element
