@@ -69,10 +69,11 @@ def _trial(trial: TrialAnalysis, analysis: Analysis) -> Iterator[RenderableType]
         yield Text("\nearly warnings")
         yield from (Text(f"  epoch {w.epoch}: {w.sentence}") for w in trial.warnings)
     other = decision.runner_up
+    own = f"epoch {chosen.epoch}{_at_weight(trial, chosen.weight)}"
     rival = f"the runner-up, epoch {other.epoch}{_at_weight(trial, other.weight)}" if other else ""
     for name, comparison in ((rival, trial.against_runner_up), ("the control", trial.against_control)):
         if comparison is not None:
-            yield Text(f"\n{comparison_line(f'epoch {chosen.epoch}', name, comparison)}")
+            yield Text(f"\n{comparison_line(own, name, comparison)}")
     if trial.enough is not None:
         yield Text(f"\nEnough is drawn: {trial.enough.sentence}.")
 

@@ -24,6 +24,8 @@ WIDTH = 0.05
 SURE = 0.9
 """Probability from which on a share is said to have risen."""
 DRAWS = 1000
+LATE = 0.95
+"""Probability of overtraining from which on a seed that fails is news to nobody."""
 UNSEEN = 10
 """Pictures without a sign after which its first one is worth a word."""
 
@@ -128,6 +130,7 @@ def early_warnings(table: Table, past: Floats, margin: float, *, weight: int) ->
     found += [
         EarlyWarning(epoch, f"seed {name} fails again: it had passed at {passed}")
         for name, epoch, passed in _lost_seeds(table, weight)
+        if past[np.searchsorted(table.epochs, epoch)] < LATE
     ]
     looked_at = tally(table.epoch[view.rows], table.epochs.size) > 0
     begun = np.flatnonzero((past >= 0.5) & looked_at)
@@ -183,7 +186,8 @@ def _lost_seeds(table: Table, weight: int) -> list[tuple[str, int, int]]:
     """
     lost = []
     mine = table.scored & (table.weight == weight)
-    for number, (_, name) in enumerate(table.seeds):
+    several = len(table.contexts) > 1
+    for number, (context, name) in enumerate(table.seeds):
         rows = np.flatnonzero(mine & (table.seed == number))
         rows = rows[np.argsort(table.epoch[rows], kind="stable")]
         passed = table.passed[rows] > 0
@@ -195,5 +199,5 @@ def _lost_seeds(table: Table, weight: int) -> list[tuple[str, int, int]]:
         rate = (before.sum() + 0.5) / (before.size + 1)
         if failures >= 2 and (1 - rate) ** failures <= 0.1:
             at, until = table.epochs[table.epoch[rows[last_pass + 1]]], table.epochs[table.epoch[rows[last_pass]]]
-            lost.append((name, int(at), int(until)))
+            lost.append((f"{name} ({context})" if several else name, int(at), int(until)))
     return lost

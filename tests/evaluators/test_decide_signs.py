@@ -10,7 +10,7 @@ import pytest
 from evaluators.decide.analysis import analyse
 from evaluators.decide.read import read_rows
 from evaluators.decide.signs import early_warnings, sign_curves
-from evaluators.decide.table import Row, Sign, make_table
+from evaluators.decide.table import Context, Row, Sign, make_table
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "conf" / "examples"
 DRIFT, COUNT = Sign("drift", "kana"), Sign("count")
@@ -87,6 +87,13 @@ def test_a_rise_is_dated_and_must_last() -> None:
 )
 def test_a_seed_is_lost_when_it_fails_more_than_its_luck_explains(outcomes: str, lost: list[tuple[int, str]]) -> None:
     assert warned([Row(e, "pass" if o == "p" else "fail", "7") for e, o in enumerate(outcomes, 1)]) == lost
+
+
+def test_a_seed_lost_when_everything_is_lost_is_no_warning() -> None:
+    rows = [Row(e, "pass" if e < 9 else "fail", "7", context=Context(c)) for e in range(1, 13) for c in ("a", "b")]
+    lost = "fails again: it had passed at 8"
+    assert warned(rows) == [(9, f"seed 7 (a) {lost}"), (9, f"seed 7 (b) {lost}")]
+    assert [sentence for _, sentence in warned(rows, [0.0] * 7 + [1.0] * 5) if lost in sentence] == []
 
 
 def test_overtraining_is_dated_where_it_is_likelier_than_not() -> None:
