@@ -51,7 +51,7 @@ def test_the_page_says_what_was_not_kept() -> None:
 
 def test_a_lead_is_counted_study_by_study() -> None:
     ours, theirs = (Line("s", "p", 1, regrets, 0.0, 1.0, 1.0) for regrets in ((0.1, 0.3), (0.2, 0.4)))
-    assert ours.ahead_of(theirs) == (pytest.approx(0.1), pytest.approx(0.0))
+    assert ours.ahead_of(theirs) == pytest.approx((0.1, 0.0))
 
 
 def test_one_study_measures_every_policy_at_every_mark() -> None:
