@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from evaluators.commands import grid
 from evaluators.decide.commands import add_commands
 from orchestrator.core.errors import StudyError
 
@@ -26,7 +27,13 @@ def main(arguments: list[str] | None = None) -> int:
     measure.add_argument("--keep", type=Path, help="keep the pictures in this folder")
     measure.set_defaults(command=_measure_base)
     add_commands(commands)
-    options = parser.parse_args(arguments)
+    grid.add_parser(commands)
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes no KEY=VALUE behind an option: what it leaves is theirs.
+    if strange := [text for text in rest if text.startswith("-") or not hasattr(options, "overrides")]:
+        parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    if rest:
+        options.overrides += rest
     try:
         return int(options.command(options))
     except StudyError as error:

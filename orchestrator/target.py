@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from evaluators.critic import judge_identity
 from infra.pods import hourly_price
 from orchestrator.config import StudyConfig
-from orchestrator.core.identity import digest
 from orchestrator.policy import Target, TrialTarget
 from trainer.checkpoints import saved_epochs
 from trainer.identity import trial_id
@@ -12,12 +12,7 @@ from trainer.identity import trial_id
 
 def judge_id(config: StudyConfig) -> tuple[str, int] | None:
     """Name and version verdicts are recorded under. The name carries the cast: other looks are other questions."""
-    if config.judge.name == "none":
-        return None
-    from evaluators.judges.pixel import PixelJudge
-
-    looks = {name: look.model_dump(mode="json") for name, look in config.cast.items()}
-    return f"{config.judge.name}-{digest(looks, length=6)}", PixelJudge.version
+    return judge_identity(config.judge, config.cast)
 
 
 def build_target(config: StudyConfig, *, dataset_sha256: str, base_sha256: str) -> Target:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
+from evaluators.critic import PictureCritic
 from evaluators.judges.look import CharacterLook
-from orchestrator.core.layout import Layout
-from orchestrator.core.study import Cell, Sample, Verdict
 from orchestrator.crew import Artist, Slice
 from trainer.config import DatasetConfig, TrainConfig
 from trainer.facts import CheckpointSaved, StepLogged, TrialFact
@@ -51,10 +49,10 @@ class StudyWorkers:
             base_name=self.base_name,
         )
 
-    def critic(self) -> PixelCritic:
+    def critic(self) -> PictureCritic:
         if self.judge is None:
             raise ValueError("a study without a judge asks for no verdicts")
-        return PixelCritic(self.study_root, self.looks, self.judge)
+        return PictureCritic(self.study_root, self.looks, self.judge)
 
 
 class TrialTrainer:
@@ -76,26 +74,6 @@ class TrialTrainer:
             if time.monotonic() >= until:
                 return Slice(tuple(steps))
         return Slice(tuple(steps), done=True)
-
-
-class PixelCritic:
-    """Loads each picture and reads it."""
-
-    def __init__(self, study_root: str, looks: Mapping[str, CharacterLook], judge: tuple[str, int]) -> None:
-        from evaluators.judges.pixel import PixelJudge
-
-        self._layout, self._name = Layout(Path(study_root)), judge[0]
-        self._judge = PixelJudge(looks)
-
-    def judge(self, cells: Sequence[Cell], samples: Sequence[Sample]) -> list[Verdict]:
-        return [self._verdict(cell, sample) for cell, sample in zip(cells, samples, strict=True)]
-
-    def _verdict(self, cell: Cell, sample: Sample) -> Verdict:
-        from PIL import Image
-
-        with Image.open(self._layout.resolve(sample.image)) as image:
-            verdict = self._judge.judge(image.convert("RGB"), cell.prompt, cell.key)
-        return replace(verdict, judge=self._name)
 
 
 def _facts(workers: StudyWorkers, trial: str, attempt: int) -> Iterator[TrialFact]:

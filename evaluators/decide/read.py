@@ -23,6 +23,8 @@ OUTCOMES: Mapping[str, Outcome] = {
     **dict.fromkeys(("fail", "failed", "no", "n", "false", "f", "0", "0.0"), "fail"),
     **dict.fromkeys(("", "unscored", "?", "nan", "none", "null", "na", "-"), "unscored"),
 }
+SHOWN_ONLY = ("control", "probe")
+"""Roles of pictures that count in no rate."""
 ALSO_CALLED = {"passed": "pass", "outcome": "pass", "verdict": "pass", "result": "pass", "step": "epoch"}
 LARGEST_FILE = 256 * 2**20
 
@@ -57,7 +59,8 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                 )
         for (number, _), cells in zip(lines[1:], reader, strict=False):
             values = {name: cell.strip() for name, cell in zip(names, cells, strict=False)}
-            yield _row(values, f"{path}:{number}")
+            if values.get("role", "").lower() not in SHOWN_ONLY:
+                yield _row(values, f"{path}:{number}")
     except csv.Error as error:
         raise StudyError(f"not readable as CSV: {error}", where=str(path)) from error
 

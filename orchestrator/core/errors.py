@@ -8,6 +8,7 @@ StudyError            something a person must mend; shown as one line: what, whe
 ├── VolumeError       the volume cannot be read or written
 │   ├── AbsentError   it holds no such file: make it, or publish it first
 │   └── DamagedError  a file is not what was recorded: quarantine it, then fetch or make it again
+├── DrawingError      a drawing backend outside this program refused a picture, failed in it, or fell silent
 ├── BusyError         another live process owns this study
 └── SupersededError   a later attempt at the same work has begun: this one must not publish
 AdapterError          an adapter file is corrupt or does not fit: quarantine it, retrain or redraw
@@ -84,6 +85,12 @@ class WeightsError(StudyError):
     """Base weights are corrupt, of another model, or not the ones that were asked for."""
 
     exit_code = 7
+
+
+class DrawingError(StudyError):
+    """A drawing backend outside this program refused a picture, failed in it, or fell silent."""
+
+    exit_code = 8
 
 
 def _rebuild(kind: type[StudyError], what: str, where: str, fix: str) -> StudyError:
