@@ -13,9 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from anima.denoiser import Denoiser, Velocity
 from anima.flow import comfyui_step_noise, guided, initial_noise, schedule_sigmas, step_noise
 from anima.load import Base
-from anima.samplers import sample
+from anima.samplers import plan, sample
 from orchestrator.core.study import Drawing
 
 Halves = Literal["apart", "joined"]
@@ -24,9 +25,6 @@ Halves = Literal["apart", "joined"]
 On a CPU the joined pass took 30 % less time for one picture, 18 % less for two, and no less from four on, where it
 gave the same bits; below that the velocities differed in the last ones (4e-6).
 """
-
-
-_Texts = list[tuple[list[int], Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +60,19 @@ def draw_latents(
     *,
     halves: Halves = "apart",
     on_step: Callable[[int, Tensor], None] | None = None,
+    run: Velocity | None = None,
 ) -> Tensor:
-    """Finished latents of a batch: (B, C, 1, h, w), normalised, fp32. Arguments and errors as for `draw`."""
-    shape = base.codec.latent_shape(drawing.width, drawing.height)
-    prompts, negatives = [r.prompt for r in requests], [r.negative for r in requests]
-    positive = _texts(base, prompts)
-    negative = _texts(base, negatives) if drawing.cfg != 1 else []
-    both = _texts(base, [*negatives, *prompts]) if negative and halves == "joined" else []
+    """Finished latents of a batch: (B, C, 1, h, w), normalised, fp32. Arguments and errors as for `draw`.
 
-    def velocity(x: Tensor, sigma: float) -> Tensor:
-        if both:
-            away, towards = _predict(base, torch.cat([x, x]), sigma, both).chunk(2)
-        elif negative:
-            away, towards = _predict(base, x, sigma, negative), _predict(base, x, sigma, positive)
-        else:
-            return _predict(base, x, sigma, positive)
-        return guided(away, towards, drawing.cfg)
+    run: `anima.denoiser.velocity`, compiled.
+    """
+    shape = base.codec.latent_shape(drawing.width, drawing.height)
+    sigmas = schedule_sigmas(drawing.schedule, drawing.steps, drawing.shift)
+
+    def denoiser(prompts: Sequence[str]) -> Callable[[Tensor, float], Tensor]:
+        return _denoiser(
+            base, prompts, shape, [step.sigma for step in plan(sigmas, drawing.sampler, drawing.shift)], run
+        )
 
     def noise_of(seed: int, step: int) -> Tensor:
         if drawing.noise == "comfyui":
@@ -85,9 +80,9 @@ def draw_latents(
         return step_noise(seed, step, shape)
 
     return sample(
-        velocity,
+        _guidance(denoiser, requests, drawing.cfg, halves),
         torch.stack([initial_noise(r.seed, shape) for r in requests]).to(base.device),
-        schedule_sigmas(drawing.schedule, drawing.steps, drawing.shift),
+        sigmas,
         sampler=drawing.sampler,
         step_noise=lambda step: torch.stack([noise_of(r.seed, step) for r in requests]),
         s=drawing.shift,
@@ -95,31 +90,50 @@ def draw_latents(
     )
 
 
-def _predict(base: Base, x: Tensor, sigma: float, texts: _Texts) -> Tensor:
-    """Velocities (B, ...) at one sigma."""
-    if len(texts) == 1:
-        return _forward(base, x, sigma, texts[0][1])
-    predicted = torch.empty_like(x)
-    for members, conditions in texts:
-        predicted[members] = _forward(base, x[members], sigma, conditions).to(x)
-    return predicted
+def _guidance(
+    denoiser: Callable[[Sequence[str]], Callable[[Tensor, float], Tensor]],
+    requests: Sequence[Request],
+    cfg: float,
+    halves: Halves,
+) -> Callable[[Tensor, float], Tensor]:
+    """Guided velocities (B, ...) by x and sigma."""
+    prompts, negatives = [r.prompt for r in requests], [r.negative for r in requests]
+    if cfg == 1:
+        return denoiser(prompts)
+    if halves == "joined":
+        both = denoiser([*negatives, *prompts])
 
 
-def _forward(base: Base, x: Tensor, sigma: float, conditions: Tensor) -> Tensor:
-    # The timestep stays fp32 whatever the model is: bf16 would round sigma to 8 bits.
-    times = torch.full((x.shape[0],), sigma, device=base.device, dtype=torch.float32)
-    with torch.autocast(base.device.type, base.dtype, enabled=base.dtype != torch.float32):
-        predicted: Tensor = base.transformer(x.to(base.dtype), times, conditions, return_dict=False)[0]
-    return predicted
+        def joined(x: Tensor, sigma: float) -> Tensor:
+            away, towards = both(torch.cat([x, x]), sigma).chunk(2)
+            return guided(away, towards, cfg)
+
+        return joined
+    negative, positive = denoiser(negatives), denoiser(prompts)
+    return lambda x, sigma: guided(negative(x, sigma), positive(x, sigma), cfg)
 
 
-def _texts(base: Base, prompts: Sequence[str]) -> _Texts:
-    """The conditionings of a batch, on the base's device in its dtype: (members, (members, rows, dim)) by length.
+def _denoiser(
+    base: Base, prompts: Sequence[str], shape: Sequence[int], sigmas: Sequence[float], run: Velocity | None
+) -> Callable[[Tensor, float], Tensor]:
+    """Velocities (B, ...) of a batch by x and sigma.
 
     Only texts of equal length share a forward pass: the transformer has no text mask, so zero rows below a text longer
     than the conditioner's minimum would change its picture.
     """
-    conditions = [base.text.condition_prompt(p).to(base.device, base.dtype) for p in prompts]
-    lengths = [c.shape[0] for c in conditions]
-    groups = [[i for i, own in enumerate(lengths) if own == length] for length in dict.fromkeys(lengths)]
-    return [(members, torch.stack([conditions[i] for i in members])) for members in groups]
+    known = {p: base.text.condition_prompt(p).to(base.device, base.dtype) for p in dict.fromkeys(prompts)}
+    lengths = [known[p].shape[0] for p in prompts]
+    groups = [
+        (members, Denoiser(base.transformer, [known[prompts[i]] for i in members], shape, sigmas, base.dtype, run=run))
+        for members in ([i for i, own in enumerate(lengths) if own == length] for length in dict.fromkeys(lengths))
+    ]
+    if len(groups) == 1:
+        return groups[0][1]
+
+    def velocity(x: Tensor, sigma: float) -> Tensor:
+        predicted = torch.empty_like(x)
+        for members, own in groups:
+            predicted[members] = own(x[members], sigma).to(x)
+        return predicted
+
+    return velocity

@@ -67,6 +67,10 @@ class TextEncoder:
         weights.append(1.0)
         return PromptTokens(tuple(qwen) or (self.tokenizer.pad_token_id,), tuple(t5), tuple(weights))
 
+    def rows(self, prompt: str) -> int:
+        """Rows of the prompt's conditioning. Only prompts of equal rows share a forward pass."""
+        return max(len(self.tokens(read_prompt(prompt)).t5), self.conditioner.config.min_sequence_length)
+
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of the prompt that the conditioner cannot see, each once; see `anima.vocabulary`."""
         return unknown_words(read_prompt(prompt), self.t5_tokenizer.backend_tokenizer)
