@@ -103,7 +103,6 @@ def _guidance(
     if halves == "joined":
         both = denoiser([*negatives, *prompts])
 
-
         def joined(x: Tensor, sigma: float) -> Tensor:
             away, towards = both(torch.cat([x, x]), sigma).chunk(2)
             return guided(away, towards, cfg)

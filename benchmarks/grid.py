@@ -3,12 +3,14 @@
 Every side draws the same cells (adapters x seeds of one prompt, Euler, cfg 1) from the same noise on the same number of
 threads, in a process of its own, and writes PNG files:
 
-    engine     evaluators.engine.Engine: merge in place, one batch shape, text encoded once, sidecars beside pictures
-    plain      diffusers' AnimaModularPipeline: load the adapter, then one call per picture
+    engine     evaluators.engine.Engine: merge in place, passes of one shape, texts encoded once, sidecars written
+    plain      diffusers' AnimaModularPipeline: load the adapter, set its weight, then one call per picture
     batched    the same with all seeds of a batch in one call
 
-The pictures are compared, so that nobody is fast by drawing something else. The engine's profile names what its time
-goes to.
+The sides take turns, so that a machine's moods meet all of them; medians are compared. So are the pictures, that nobody
+is fast by drawing something else. The engine's profile names what its time goes to.
+
+On a GPU: `--base FOLDER --size 1024 --rank 256`, with the folder that `python -m benchmarks.random_base` writes.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -25,18 +28,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from statistics import median
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers import CosmosTransformer3DModel
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from anima.adapter_files import AdapterMetadata, write_adapter
-from anima.base import POCKET
+from anima.base import base_folder
 from anima.flow import initial_noise
-from anima.load import load_base
+from anima.load import load_vae
 from anima.lora import target_names
+from anima.vae import LatentCodec
 from evaluators.engine import Engine
 from orchestrator.core.study import Cell, Drawing, Prompt
 
@@ -55,10 +62,14 @@ class Work:
     batch: int
     threads: int
     rank: int = 16
+    base: str = "pocket"
+    width: int = 96
+    height: int = 64
+    compiled: bool = False
 
     @property
     def drawing(self) -> Drawing:
-        return Drawing(sampler="euler", steps=self.steps, width=96, height=64, schedule="linspace")
+        return Drawing(sampler="euler", steps=self.steps, width=self.width, height=self.height, schedule="linspace")
 
     def path(self, epoch: int) -> str:
         """An adapter, relative to the folder."""
@@ -72,13 +83,19 @@ class Result:
     side: str
     pictures: int
     seconds: float
+    peak_mb: float = 0.0
+    """Most memory that was resident, libraries included; on a GPU, most that was allocated there."""
     profile: dict[str, float] = field(default_factory=dict)
-    """Seconds by part; the parts of the engine only."""
+    """Of the engine: seconds of its threads by part. On a CPU those a core was really busy; they overlap."""
+    switch_ms: float = 0.0
+    """Of the engine: median time to put another adapter, read ahead, into the weights."""
 
 
 def write_adapters(work: Work) -> None:
     """Random adapters, strong enough to change every picture."""
-    transformer = load_base(POCKET).transformer
+    with torch.device("meta"):
+        config = json.loads((base_folder(work.base) / "transformer" / "config.json").read_text())
+        transformer = CosmosTransformer3DModel.from_config(config)
     for epoch in range(1, work.adapters + 1):
         generator = torch.Generator().manual_seed(epoch)
         state: dict[str, Tensor] = {}
@@ -92,25 +109,25 @@ def write_adapters(work: Work) -> None:
 
 def engine(work: Work) -> Result:
     """Our engine, as a study's artist uses it."""
-    drawer = Engine("pocket", work.folder, threads=work.threads, batch=work.batch)
+    drawer = Engine(work.base, work.folder, threads=work.threads, compile=work.compiled)
     prompt = Prompt("trio", TEXT, ("kanachan", "keichan", "koharu"))
 
     def cells(epoch: int, seeds: Sequence[int]) -> list[Cell]:
         path = Path(work.folder) / work.path(epoch)
         sha = sha256(path.read_bytes()).hexdigest()
         return [
-            Cell("benchmark", epoch, work.path(epoch), sha, 1.0, prompt, seed, work.drawing, "pocket") for seed in seeds
+            Cell("benchmark", epoch, work.path(epoch), sha, 1.0, prompt, seed, work.drawing, "base") for seed in seeds
         ]
 
+    wanted = [cell for epoch in range(1, work.adapters + 1) for cell in cells(epoch, range(1, work.seeds + 1))]
     drawer.draw(cells(1, [0]))
-    profile = _profile(drawer)
+    profile, switches = _profile(drawer)
     began = time.perf_counter()
-    for epoch in range(1, work.adapters + 1):
-        wanted = cells(epoch, range(1, work.seeds + 1))
-        for cell, sample in zip(wanted, drawer.draw(wanted), strict=True):
-            _link(work, "engine", epoch, cell.seed, Path(work.folder) / sample.image)
+    samples = drawer.draw(wanted)
     seconds = time.perf_counter() - began
-    return Result("engine", work.adapters * work.seeds, seconds, {**profile, "other": seconds - sum(profile.values())})
+    for cell, sample in zip(wanted, samples, strict=True):
+        _picture(work, "engine", cell.epoch, cell.seed).symlink_to(Path(work.folder) / sample.image)
+    return Result("engine", len(wanted), seconds, _peak_mb(), profile, 1000 * median(switches))
 
 
 def pipeline(work: Work, *, batch: int) -> Result:
@@ -120,19 +137,22 @@ def pipeline(work: Work, *, batch: int) -> Result:
 
     torch.set_num_threads(work.threads)
     torch.set_flush_denormal(True)
+    cuda = torch.cuda.is_available()
     side = "plain" if batch == 1 else "batched"
-    pipe: Any = ModularPipeline.from_pretrained(str(POCKET))
-    pipe.load_components(dtype=torch.float32)
+    folder = base_folder(work.base)
+    pipe: Any = ModularPipeline.from_pretrained(str(folder))
+    pipe.load_components(dtype=torch.bfloat16 if cuda else torch.float32)
+    pipe.to("cuda" if cuda else "cpu")
     pipe.set_progress_bar_config(disable=True)
     pipe.update_components(guider=ClassifierFreeGuidance(guidance_scale=1.0))
-    shape = load_base(POCKET).codec.latent_shape(96, 64)
+    shape = LatentCodec(load_vae(folder / "vae")).latent_shape(work.width, work.height)
 
     def call(seeds: Sequence[int]) -> list[Image.Image]:
         latents = torch.stack([initial_noise(seed, shape) for seed in seeds])
         pictures = pipe(
             prompt=[TEXT] * len(seeds),
-            width=96,
-            height=64,
+            width=work.width,
+            height=work.height,
             num_inference_steps=work.steps,
             latents=latents,
             output="images",
@@ -150,43 +170,50 @@ def pipeline(work: Work, *, batch: int) -> Result:
             for seed, picture in zip(seeds, call(seeds), strict=True):
                 picture.save(_picture(work, side, epoch, seed))
         pipe.unload_lora_weights()
-    return Result(side, work.adapters * work.seeds, time.perf_counter() - began)
+    return Result(side, work.adapters * work.seeds, time.perf_counter() - began, _peak_mb())
 
 
-def _profile(drawer: Engine) -> dict[str, float]:
-    """Seconds the engine spends in each part, filled in while it works."""
-    spent = {"merge adapters": 0.0, "transformer": 0.0, "decode": 0.0, "write files": 0.0}
+def _profile(drawer: Engine) -> tuple[dict[str, float], list[float]]:
+    """Seconds the engine spends in each part, and of each change of adapters; filled in while it works."""
+    spent = dict.fromkeys(("denoise", "decode", "encode and write files", "merge adapters", "read adapters"), 0.0)
+    switches: list[float] = []
+    lock = Lock()
 
     def timed(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            began = time.perf_counter()
+            wall, busy = time.perf_counter(), time.thread_time()
             try:
                 return function(*args, **kwargs)
             finally:
-                spent[part] += time.perf_counter() - began
+                with lock:
+                    spent[part] += time.thread_time() - busy
+                    if part == "merge adapters":
+                        switches.append(time.perf_counter() - wall)
 
         return call
 
-    parts: list[tuple[str, Any, str]] = [
-        ("merge adapters", drawer, "_merge"),
-        ("write files", drawer, "_write"),
-        ("decode", drawer._base.codec, "decode"),
+    parts = [
+        ("denoise", drawer, "_denoise"),
+        ("decode", drawer, "_decode"),
+        ("encode and write files", drawer, "_write"),
+        ("merge adapters", drawer._merger, "merge_all"),
+        ("read adapters", drawer, "_reading"),
     ]
     for part, owner, name in parts:
-        object.__setattr__(owner, name, timed(part, getattr(owner, name)))
-    transformer: nn.Module = drawer._base.transformer
-    transformer.forward = timed("transformer", transformer.forward)
-    return spent
+        setattr(owner, name, timed(part, getattr(owner, name)))
+    return spent, switches
+
+
+def _peak_mb() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _picture(work: Work, side: str, epoch: int, seed: int) -> Path:
     path = Path(work.folder) / side / f"{epoch}-{seed}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def _link(work: Work, side: str, epoch: int, seed: int, drawn: Path) -> None:
-    _picture(work, side, epoch, seed).symlink_to(drawn)
 
 
 def differences(work: Work) -> tuple[int, float]:
@@ -212,24 +239,36 @@ def run_side(side: str, work: Work) -> Result:
     return Result(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def table(results: Sequence[Result], work: Work, apart: tuple[int, float]) -> str:
-    """The figures as Markdown."""
-    by_side = {r.side: r for r in results}
-    ours = by_side["engine"]
-    lines = ["| side | ms per picture | engine is faster by |", "|---|---|---|"]
-    for result in results:
-        ratio = (result.seconds / result.pictures) / (ours.seconds / ours.pictures)
-        factor = "–" if result is ours else f"{ratio:.1f} x"
-        lines.append(f"| {result.side} | {1000 * result.seconds / result.pictures:.0f} | {factor} |")
-    parts = ", ".join(f"{name} {100 * spent / ours.seconds:.0f} %" for name, spent in ours.profile.items())
+def middle(results: Sequence[Result]) -> Result:
+    """The result of median time."""
+    return sorted(results, key=lambda r: r.seconds)[len(results) // 2]
+
+
+def table(rounds: Sequence[Sequence[Result]], work: Work, apart: tuple[int, float]) -> str:
+    """The figures as Markdown; a round holds one result of each side, the engine's first."""
+    sides = [middle(results) for results in zip(*rounds, strict=True)]
+    ours = sides[0]
+    lines = ["| side | ms per picture | engine is faster by | peak memory |", "|---|---|---|---|"]
+    for place, result in enumerate(sides):
+        ratios = [r[place].seconds / r[place].pictures / (r[0].seconds / r[0].pictures) for r in rounds]
+        spread = f" ({min(ratios):.1f}–{max(ratios):.1f})" if len(rounds) > 1 else ""
+        factor = "–" if result is ours else f"{median(ratios):.1f} ×{spread}"
+        lines.append(
+            f"| {result.side} | {1000 * result.seconds / result.pictures:.0f} | {factor} | {result.peak_mb:,.0f} MB |"
+        )
+    busy = sum(ours.profile.values())
+    parts = ", ".join(f"{name} {100 * spent / busy:.1f} %" for name, spent in ours.profile.items())
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{work.threads} threads"
     return "\n".join(
         [
-            f"{work.adapters} adapters x {work.seeds} seeds, {work.steps} Euler steps, batch {work.batch},"
-            f" {work.threads} threads, {platform.processor() or platform.machine()}, torch {torch.__version__}",
+            f"{work.adapters} adapters of rank {work.rank} x {work.seeds} seeds, {work.width}x{work.height},"
+            f" {work.steps} Euler steps, base {Path(work.base).name}, {where}, {platform.machine()},"
+            f" torch {torch.__version__}; {len(rounds)} rounds",
             "",
             *lines,
             "",
-            f"Where the engine's time goes: {parts}.",
+            f"Where the time of the engine's threads goes: {parts}.",
+            f"Changing adapters takes {ours.switch_ms:.1f} ms (median of {work.adapters}).",
             f"Pictures: no level of any pixel differs by more than {apart[0]} of 255 from the plain loop's"
             f" (mean {apart[1]:.3f}).",
         ]
@@ -242,8 +281,13 @@ def main() -> None:
     parser.add_argument("--adapters", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=16)
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=8, help="of the batched loop; the engine has its own")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--base", default="pocket", help="`pocket`, or a folder in diffusers layout")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--size", type=int, help="draw squares of so many pixels (default: 96x64)")
+    parser.add_argument("--compile", action="store_true", help="let the engine compile the transformer's pass")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -254,11 +298,31 @@ def main() -> None:
         )
         print(json.dumps(asdict(result)))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        work = Work(folder, args.adapters, args.seeds, args.steps, args.batch, args.threads)
-        write_adapters(work)
-        results = [run_side(side, work) for side in SIDES]
-        print(table(results, work, differences(work)))
+    rounds: list[list[Result]] = []
+    apart = (0, 0.0)
+    width, height = (args.size, args.size) if args.size else (96, 64)
+    for _ in range(args.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            work = Work(
+                folder,
+                args.adapters,
+                args.seeds,
+                args.steps,
+                args.batch,
+                args.threads,
+                args.rank,
+                args.base,
+                width,
+                height,
+                args.compile,
+            )
+            write_adapters(work)
+            rounds.append([])
+            for side in SIDES:
+                rounds[-1].append(run_side(side, work))
+                print(f"{side}: {rounds[-1][-1].seconds:.2f} s", file=sys.stderr)
+            apart = max(apart, differences(work))
+    print(table(rounds, work, apart))
 
 
 if __name__ == "__main__":

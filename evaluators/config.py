@@ -216,7 +216,8 @@ class GridConfig(_Frozen):
     for `base`, or `{source: ..., weight: 1.0}`."""
     drawing: DrawingConfig = DrawingConfig()
     batch: PositiveInt = 8
-    """Cells per request to an inference actor; they share adapter, weight and prompt."""
+    """Cells per request to an inference actor; they share adapter and weight. Pixels do not depend on it. Every four of
+    them keep one thread busy."""
 
     @field_validator("seeds", "weights", "prompts")
     @classmethod

@@ -97,7 +97,7 @@ def pictures_to_show(grid: GridConfig, drawn: Sequence[tuple[int, ...]]) -> int:
 
 
 def batches(cells: Iterable[Cell], size: int) -> Iterator[tuple[Cell, ...]]:
-    """Cells in their order, cut into batches of at most `size` that share adapter, weight and prompt."""
+    """Cells in their order, cut into batches of at most `size` that share adapter and weight."""
     batch: list[Cell] = []
     for cell in cells:
         if batch and (len(batch) == size or _request(cell) != _request(batch[0])):
@@ -108,8 +108,8 @@ def batches(cells: Iterable[Cell], size: int) -> Iterator[tuple[Cell, ...]]:
         yield tuple(batch)
 
 
-def _request(cell: Cell) -> tuple[str, float, str, str]:
-    return cell.adapter_sha256, cell.weight, cell.prompt.name, cell.prompt.text
+def _request(cell: Cell) -> tuple[str, float]:
+    return cell.adapter_sha256, cell.weight
 
 
 def _product(

@@ -68,7 +68,7 @@ class Train:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """Draw these cells; they share adapter, weight and prompt."""
+    """Draw these cells; they share adapter and weight."""
 
     cells: tuple[Cell, ...]
 

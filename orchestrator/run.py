@@ -117,7 +117,6 @@ def prepare(config: StudyConfig, *, tell: Callable[[str], None] = lambda _: None
         looks=dict(config.cast),
         judge=target.judge,
         threads=config.cluster.threads,
-        batch=config.grid.batch,
         adapters={adapter.sha256: str(adapter.path) for adapter in beside},
         base_name=base_name(config.base),
     )

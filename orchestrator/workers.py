@@ -28,7 +28,6 @@ class StudyWorkers:
     looks: Mapping[str, CharacterLook]
     judge: tuple[str, int] | None
     threads: int
-    batch: int
     adapters: Mapping[str, str] = field(default_factory=dict)
     """Files of adapters that every cell is drawn with, by the sha256 of their content."""
     base_name: str = ""
@@ -44,7 +43,6 @@ class StudyWorkers:
             self.base,
             self.study_root,
             threads=self.threads,
-            batch=self.batch,
             adapters=self.adapters,
             base_name=self.base_name,
         )

@@ -66,11 +66,12 @@ def test_a_key_follows_what_changes_the_pixels_and_nothing_else() -> None:
     assert replace(cell, prompt=replace(cell.prompt, name="x")).key == cell.key
 
 
-def test_batches_never_mix_adapters_weights_or_prompts() -> None:
+def test_batches_mix_prompts_but_never_adapters_or_weights() -> None:
     cells = [*select_cells(CHECKPOINT, GRID, BASE).values()]
     cut = list(batches(cells, 3))
     assert [c for batch in cut for c in batch] == cells
-    assert [len(batch) for batch in cut] == [2, 2, 2, 2]
+    assert [len(batch) for batch in cut] == [3, 1, 3, 1]
+    assert all(len({(c.adapter_sha256, c.weight) for c in batch}) == 1 for batch in cut)
     assert [len(batch) for batch in batches(cells[:2] * 1, 1)] == [1, 1]
     assert list(batches([], 3)) == []
 
