@@ -39,7 +39,7 @@ from infra.marker import (
 )
 from infra.store import Store, measure
 from orchestrator.core.errors import AbsentError, ConfigError, DamagedError, VolumeError
-from orchestrator.core.files import flush_folder, write_whole
+from orchestrator.core.files import flush_folder, refused, write_whole
 from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import Layout
 
@@ -253,9 +253,7 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise VolumeError(
-            f"cannot write: {error.strerror or error}", where=str(path), fix="look after space and permissions"
-        ) from error
+        raise refused(error, path) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,10 +264,7 @@ class LocalVolume:
 
     def put(self, path: Path, data: bytes | str) -> None:
         """Write a whole file, or leave what was there. Raises VolumeError when the disk refuses."""
-        try:
-            write_whole(path, data)
-        except OSError as error:
-            raise VolumeError(f"cannot write: {error.strerror or error}", where=str(path)) from error
+        write_whole(path, data)
 
     def condition(self, relative: str, sha256: str) -> Condition:
         """Whether a recorded file is still what was recorded."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -10,9 +11,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from orchestrator.commands import completion, plan, pull, report, run, status, verify
-from orchestrator.core.errors import ConfigError, StudyError
+from orchestrator.core.errors import ConfigError, StudyError, VolumeError
+from orchestrator.core.files import refused
 
 COMMANDS = (run, plan, status, report, pull, verify, completion)
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a disk says that takes no more."""
 
 EXIT_CODES = """\
 exit codes:
@@ -63,6 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output left; what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"error: {refused(error)}", file=sys.stderr)
+        return VolumeError.exit_code
 
 
 def _told(error: StudyError) -> dict[str, str | int]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.core.errors import StudyError
+from orchestrator.core.files import refused
 from orchestrator.core.study import Cell, Checkpoint, Sample, Verdict
 from orchestrator.policy import Draw, Judge, Role, Train, Work
 from trainer.facts import StepLogged
@@ -156,9 +157,9 @@ class InlineCrew:
         work, samples = self._queue.popleft()
         try:
             report = self._do(work, samples)
-        except StudyError as error:
+        except (StudyError, OSError) as error:
             self._trainers.pop(getattr(work, "trial", ""), None)
-            return [Failed(work, error)]
+            return [Failed(work, error if isinstance(error, StudyError) else refused(error))]
         if isinstance(report, Trained) and not report.slice.done:
             self._queue.append((work, ()))
         return [report]

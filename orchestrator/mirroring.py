@@ -251,7 +251,7 @@ class Mirroring:
     def _write_progress(self) -> None:
         self.uploads.waiting_bytes = max(0, self._size() - self.sealed.size)
         self.uploads.sealed_bytes = self.sealed.size
-        with suppress(OSError):
+        with suppress(VolumeError):
             write_uploads(self.layout, self.uploads)
         with self._moved:
             self._moved.notify_all()

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from evaluators.rates import epoch_rates, select
 from orchestrator.config import StudyConfig, parse_config
-from orchestrator.core.errors import ConfigError, MissingError, VolumeError
+from orchestrator.core.errors import ConfigError, MissingError
 from orchestrator.core.files import write_whole
 from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import safe_name
@@ -103,7 +103,7 @@ def take(source: Source, picked: Pick, folder: Path, *, form: Format = "comfy", 
     if not (adapter.is_file() and known.get(name) == [picked.checkpoint.sha256, file_sha256(adapter)]):
         _bring(source, picked.checkpoint, adapter, form)
     sha256 = file_sha256(adapter)
-    _write(folder / PULLED, json.dumps({**known, name: [picked.checkpoint.sha256, sha256]}, indent=1) + "\n")
+    write_whole(folder / PULLED, json.dumps({**known, name: [picked.checkpoint.sha256, sha256]}, indent=1) + "\n")
     pulled = Pulled(folder, picked, adapter, form, sha256)
     for picture in picked.pictures[:most_pictures]:
         pulled.pictures[_take_picture(source, picture, folder / "samples")] = picture
@@ -259,13 +259,6 @@ def _known(folder: Path) -> dict[str, list[str]]:
         return known if isinstance(known, dict) else {}
     except (OSError, ValueError):
         return {}
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        write_whole(path, text)
-    except OSError as error:
-        raise VolumeError(f"cannot write: {error.strerror or error}", where=str(path)) from error
 
 
 def _trial_name(picked: Pick) -> str:

@@ -16,7 +16,7 @@ from infra.mirror import File, Group, Outcome, checkpoint_group, fetch, sample_g
 from infra.segments import Sealed, agreed, sealed_pieces
 from infra.volume import LocalVolume, Volume
 from orchestrator.core.errors import AbsentError, DamagedError, VolumeError
-from orchestrator.core.files import flush_folder
+from orchestrator.core.files import flush_folder, refused
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Checkpoint
 from orchestrator.ledger import drop_torn_tail
@@ -46,7 +46,7 @@ def join(layout: Layout, volume: Volume, tell: Tell) -> Sealed:
         aside.replace(ledger)
         flush_folder(ledger.parent)
     except OSError as error:
-        raise VolumeError(f"cannot write: {error.strerror or error}", where=str(ledger), fix="make room") from error
+        raise refused(error, ledger) from error
     finally:
         aside.unlink(missing_ok=True)
     tell(f"ledger fetched | {volume.store.place} | {joined.size - sealed.size} bytes in {joined.segments} segments")

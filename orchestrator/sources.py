@@ -13,8 +13,8 @@ from infra.open import open_volume
 from infra.segments import sealed_pieces
 from infra.volume import Volume
 from orchestrator.config import load_config
-from orchestrator.core.errors import AbsentError, DamagedError, MissingError, VolumeError
-from orchestrator.core.files import flush_folder
+from orchestrator.core.errors import AbsentError, DamagedError, MissingError
+from orchestrator.core.files import flush_folder, refused
 from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import Layout
 from orchestrator.ledger import Event
@@ -68,7 +68,7 @@ class FolderSource:
         except FileNotFoundError as error:
             raise AbsentError("is recorded, but not there", where=str(source), fix="run `verify --repair`") from error
         except OSError as error:
-            raise VolumeError(f"cannot copy: {error.strerror or error}", where=str(target)) from error
+            raise refused(error, target) from error
         finally:
             aside.unlink(missing_ok=True)
 

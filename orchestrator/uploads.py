@@ -47,7 +47,7 @@ class Uploads:
 
 
 def write_uploads(layout: Layout, uploads: Uploads) -> None:
-    """Raises OSError."""
+    """Raises VolumeError."""
     write_whole(layout.uploads, json.dumps(asdict(uploads), indent=1) + "\n")
 
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 import safetensors
 import safetensors.torch
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.core.errors import AdapterError
+from orchestrator.core.files import write_whole
 
 _PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 # A zip archive is what torch.save writes today, \x80 opens a binary pickle.
@@ -53,14 +52,14 @@ class Content:
 def write_content(path: Path, tensors: Mapping[str, Tensor], strings: Mapping[str, str]) -> AdapterFile:
     """Write a file aside, flush it to the disk, then rename it into place; the folder is made if needed.
 
-    The same tensors and strings give the same bytes. Raises AdapterError for numbers that are not finite.
+    The same tensors and strings give the same bytes. Raises AdapterError for numbers that are not finite, VolumeError
+    when the disk refuses.
     """
     for key, what in unsound_numbers(tensors).items():
         raise _unsound(path, f"{what} in {key}")
     own = {key: text for key, text in strings.items() if key not in (_CHECKSUM, _FORMAT)}
     content = _serialize({name: tensors[name].contiguous() for name in sorted(tensors)}, own)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace_whole(path, content)
+    write_whole(path, content)
     return AdapterFile(path, hashlib.sha256(content).hexdigest(), len(content))
 
 
@@ -135,25 +134,6 @@ def _checksum(tensors: Mapping[str, Tensor], strings: Mapping[str, str]) -> str:
         total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
         total.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()
-
-
-def _replace_whole(path: Path, content: bytes) -> None:
-    """Readers see the old file or the new one, never a part, even after a power cut."""
-    aside = path.with_name(f".{path.name}.{uuid4().hex}.part")
-    try:
-        with aside.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _check_name(path: Path) -> None:

@@ -50,10 +50,7 @@ def convert(source: Path, target: Path, layout: Layout, *, replace: bool = False
     strings = {key: text for key, text in content.strings.items() if key not in _STALE}
     source_layout = layout_of(content.tensors)
     strings |= {"converted_from_sha256": content.file.sha256, "converted_from_layout": source_layout}
-    try:
-        written = write_content(target, tensors, strings)
-    except OSError as error:
-        raise VolumeError(f"cannot be written ({error.strerror})", where=str(target)) from error
+    written = write_content(target, tensors, strings)
     stored = {tensor.dtype for key, tensor in content.tensors.items() if not key.endswith(".alpha")}
     return Conversion(
         source=content.file,

@@ -259,7 +259,7 @@ def test_convert_says_when_numbers_need_a_wider_type(tmp_path: Path, capsys: pyt
         (
             ["convert", "own.safetensors", "short.safetensors/o.safetensors", "--format", "kohya"],
             4,
-            "cannot be written",
+            "cannot write",
         ),
     ],
 )

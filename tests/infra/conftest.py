@@ -23,6 +23,8 @@ from tests.infra.servers import Credentials, Server, rclone, swift
 BUCKET = "studies"
 HASTY = Patience(connect_s=2, read_s=2, complete_s=4, attempts=2, pause_s=0.05, progress_bytes=64 * 1024)
 """Little patience, so that an outage is soon taken for one."""
+STEADY = replace(HASTY, connect_s=20, read_s=30, complete_s=60)
+"""As few tries, but time enough for a machine that is busy: for what is bound to succeed in the end."""
 PART = 5 * MIB
 """The smallest part a strict server takes."""
 
@@ -85,12 +87,12 @@ def volume(request: pytest.FixtureRequest, tmp_path: Path) -> Volume:
     return Volume(store_at(server.endpoint, request.param))
 
 
-@pytest.fixture(params=["strict", "gateway"])
+@pytest.fixture(params=["strict", pytest.param("gateway", marks=pytest.mark.soak)])
 def faulty(request: pytest.FixtureRequest) -> Iterator[tuple[Volume, Proxy]]:
-    """An empty volume on each server, reached through a proxy, by a client with little patience."""
+    """An empty volume on each server, reached through a proxy, by a client that tries a thing twice."""
     server: Server = request.getfixturevalue(request.param)
     with proxied(server.port) as proxy:
-        yield Volume(store_at(proxy.endpoint, request.param, patience=HASTY)), proxy
+        yield Volume(store_at(proxy.endpoint, request.param, patience=STEADY)), proxy
 
 
 @pytest.fixture

@@ -39,7 +39,8 @@ class Proxy:
         self._lock, self._closing = threading.Lock(), threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._open: set[socket.socket] = set()
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     @property
     def endpoint(self) -> str:
@@ -52,17 +53,24 @@ class Proxy:
 
     def close(self) -> None:
         self._closing.set()
-        for sock in (self._listener, *self._open):
+        _shut(self._listener)
+        self._accepting.join()
+        for sock in self._open:
             _shut(sock)
 
     def _accept(self) -> None:
         while not self._closing.is_set():
             try:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self.upstream))
             except OSError:
                 continue
-            self._open |= {client, server}
+            self._open.add(client)
+            try:
+                server = socket.create_connection(("127.0.0.1", self.upstream))
+            except OSError:
+                _shut(client)
+                continue
+            self._open.add(server)
             flow = _Flow(self, client, server)
             threading.Thread(target=flow.pump, args=(client, server, "server"), daemon=True).start()
             threading.Thread(target=flow.pump, args=(server, client, "client"), daemon=True).start()
