@@ -33,7 +33,7 @@ def write_whole(path: Path, data: bytes | str) -> None:
 
 def refused(error: OSError, path: Path | str = "") -> VolumeError:
     """What it means that a disk refused to write."""
-    where = str(path or error.filename or "a file")
+    where = str(path or error.filename or "the disk")
     fix = "look after space and permissions; then the same command goes on"
     return VolumeError(f"cannot write: {error.strerror or error}", where=where, fix=fix)
 
