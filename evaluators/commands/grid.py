@@ -134,8 +134,8 @@ def _work(
         with _progress(lacking, console) as advance:
             for drawn in sweep.run(Later(), batch):
                 first = drawn[0].cell
-                of = f"epoch {first.epoch}" if first.adapter else "base alone"
-                advance(len(drawn), f"{of}, weight {first.weight:g}, {first.prompt.name}")
+                of = f"epoch {first.epoch}, weight {first.weight:g}" if first.adapter else "base alone"
+                advance(len(drawn), f"{of}, {first.prompt.name}")
     except KeyboardInterrupt:
         return False
     return True

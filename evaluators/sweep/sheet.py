@@ -27,7 +27,8 @@ h1 { font-size: 1.5rem; margin: 0 0 .3rem; } h2 { font-size: 1.1rem; margin: 1.6
 p { margin: .2rem 0 .6rem; max-width: 75ch; } code { font-size: .9em; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; }
 th, td { padding: 3px; text-align: center; vertical-align: top; font-weight: 400; }
-th[scope=row] { text-align: right; padding: .6rem .6rem 0 0; position: sticky; left: 0; background: Canvas; }
+th[scope=row] { text-align: right; padding: .6rem .6rem 0 0; min-width: 3.6rem; }
+th[scope=row] { position: sticky; left: 0; background: Canvas; }
 th b { display: block; } .soft { opacity: .75; font-size: .85rem; }
 img { display: block; width: 160px; height: auto; image-rendering: auto; } img.small { image-rendering: pixelated; }
 a { color: inherit; text-decoration: none; display: block; } a:focus-visible { outline: 3px solid Highlight; }
@@ -77,7 +78,7 @@ def _section(group: Sequence[Drawn], layout: Layout) -> str:
     return (
         f"<h2>{escape(cell.prompt.name)} · {escape(where)}</h2>"
         f"<p class=soft>{escape(role)}{': ' if role else 'Prompt: '}<code>{escape(cell.prompt.text)}</code></p>"
-        f"<div class=scroll tabindex=0><table><thead><tr><th></th>{head}</tr></thead>"
+        f"<div class=scroll tabindex=0><table><thead><tr><th class=soft>epoch</th>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 

@@ -26,7 +26,7 @@ from orchestrator.core.study import (
     Verdict,
 )
 from orchestrator.ledger import Event
-from orchestrator.policy import Target, verdicts_of, wanted_cells
+from orchestrator.policy import Target, cells_beside, verdicts_of, wanted_cells
 from orchestrator.report.outlook import Cost, Outlook, Sureness, outlook
 from orchestrator.state import StudyState
 from orchestrator.stopping import as_stopped
@@ -75,6 +75,8 @@ class Evidence:
     """Pictures that take part in choosing, by trial, weight, prompt, epoch and seed."""
     confirming: tuple[Shot, ...]
     """Pictures on fresh seeds of the adopted epoch."""
+    beside: tuple[Shot, ...]
+    """Controls and probes, which take part in no rate, by prompt in the order of the YAML."""
     checkpoints: tuple[Checkpoint, ...]
     epochs_asked: int
     """Epochs all trials together are to save."""
@@ -134,6 +136,8 @@ def gather(state: StudyState, config: StudyConfig, target: Target, runs: Sequenc
     bare = {} if target.decide.policy == "full" else recorded_cells(target, state)
     controls = _shots((cell for cell in bare.values() if cell.weight == 0), target, state)
     drawn = [*shots, *confirming]
+    order = [prompt.name for prompt in target.grid.prompts]
+    beside = _shots(cells_beside(target, state).values(), target, state)
     return Evidence(
         study=state.study or config.study,
         choice=choice,
@@ -141,6 +145,7 @@ def gather(state: StudyState, config: StudyConfig, target: Target, runs: Sequenc
         series=_curves(rates, lead),
         shots=shots,
         confirming=confirming,
+        beside=tuple(sorted(beside, key=lambda s: order.index(s.cell.prompt.name))),
         checkpoints=checkpoints,
         epochs_asked=sum(len(t.saved) for t in target.trials),
         failed_trials=tuple((t, state.trials[t].error) for t in trials if t in state.trials and state.trials[t].error),
@@ -149,9 +154,9 @@ def gather(state: StudyState, config: StudyConfig, target: Target, runs: Sequenc
         outlook=outlook((*shots, *confirming, *controls), saved, target.decide.margin, weights),
         cost=Cost(
             training_s=sum(c.seconds for c in checkpoints),
-            drawing_s=sum(s.sample.seconds for s in drawn),
+            drawing_s=sum(s.sample.seconds for s in (*drawn, *beside)),
             wall_s=sum(runs),
-            pictures=len(drawn),
+            pictures=len(drawn) + len(beside),
             dollars_per_hour=target.dollars_per_hour,
         ),
         stops=_stops(trials, state),

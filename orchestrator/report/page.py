@@ -17,6 +17,7 @@ from orchestrator.core.layout import Layout
 from orchestrator.core.study import FINDING_KINDS
 from orchestrator.ledger import read_events
 from orchestrator.report import sections, summary
+from orchestrator.report.beside import beside
 from orchestrator.report.evidence import Evidence, gather, recorded_target, run_seconds
 from orchestrator.report.figures import write_figures
 from orchestrator.report.frame import patterns
@@ -60,6 +61,7 @@ def _page(evidence: Evidence, state: StudyState, layout: Layout, runs: Sequence[
         sections.seeds(evidence, layout),
         sections.extremes(evidence, layout),
         sections.sheets(evidence, layout),
+        beside(evidence, layout),
         sections.usage(evidence),
         [element("h2", "Time, counts and cost"), count_table(evidence, runs)],
         [element("h2", "Settings"), settings_table(state.config)],

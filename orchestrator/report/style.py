@@ -96,7 +96,7 @@ div.shot { cursor: default; }
 .strip td { min-width: 96px; width: 132px; }
 
 .scroll { overflow-x: auto; margin: 10px 0; }
-.sheet { border-collapse: separate; border-spacing: 0; width: 100%; }
+.sheet { border-collapse: separate; border-spacing: 0; }
 .sheet th, .sheet td { padding: 5px; vertical-align: top; }
 .sheet td { min-width: 106px; width: 180px; }
 .sheet thead th { font-size: .85rem; font-weight: 400; text-align: left; }

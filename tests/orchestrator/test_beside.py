@@ -1,0 +1,88 @@
+"""Controls and probes stand on the page in a part of their own, and change nothing that is counted."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.config import StudyConfig, parse_config, to_data
+from orchestrator.core.study import Sample, Verdict
+from orchestrator.policy import cells_beside
+from orchestrator.report.beside import beside
+from orchestrator.report.evidence import Evidence, gather
+from orchestrator.report.page import render_report
+from orchestrator.state import StudyState
+from orchestrator.target import build_target
+from tests.orchestrator.drawn_study import BASE, DATASET, DrawnStudy, draw_study
+
+SHOWN = [
+    {"name": "strangers", "text": "two <girls>", "role": "control", "seeds": [1, 2]},
+    {"name": "alone", "text": "1girl, {1}", "cast": ["kanachan"], "role": "control", "adapter": False, "seeds": [1]},
+    {"name": "coat", "format": "tags", "cast": ["kanachan"], "add": ["coat"], "role": "probe", "epochs": [4]},
+]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> DrawnStudy:
+    return draw_study(tmp_path_factory.mktemp("beside"), epochs=4, seeds=3, confirm=2)
+
+
+@pytest.fixture(scope="module")
+def shown(plain: DrawnStudy) -> tuple[StudyConfig, StudyState]:
+    """The same study with controls and probes, all of them judged failed, but for one that is not judged."""
+    data = to_data(plain.config)
+    data["grid"]["prompts"] += SHOWN
+    config, state = parse_config(data), copy.copy(plain.state)
+    state.cells, state.samples = dict(state.cells), dict(state.samples)
+    state.verdicts, state.follower = dict(state.verdicts), None
+    target = build_target(config, dataset_sha256=DATASET, base_sha256=BASE)
+    assert target.judge is not None
+    picture = next(iter(plain.state.samples.values())).image
+    for number, (key, cell) in enumerate(cells_beside(target, state).items()):
+        state.cells[key], state.samples[key] = cell, Sample(key, picture, "s", 0.5)
+        if number:
+            state.verdicts[key, *target.judge] = Verdict(key, *target.judge, "fail")
+    return config, state
+
+
+def evidence_of(config: StudyConfig, state: StudyState) -> Evidence:
+    return gather(state, config, build_target(config, dataset_sha256=DATASET, base_sha256=BASE))
+
+
+def test_nothing_that_is_counted_changes(plain: DrawnStudy, shown: tuple[StudyConfig, StudyState]) -> None:
+    before, after = evidence_of(plain.config, plain.state), evidence_of(*shown)
+    assert after.series == before.series
+    assert [s.cell for s in after.shots] == [s.cell for s in before.shots]
+    assert after.sureness == before.sureness
+    assert len(before.beside) == 0
+    assert [s.cell.prompt.name for s in after.beside] == [*["strangers"] * 8, "alone", *["coat"] * 3]
+    assert after.cost.pictures == before.cost.pictures + 12
+
+
+def test_each_has_its_question_and_its_pictures(plain: DrawnStudy, shown: tuple[StudyConfig, StudyState]) -> None:
+    page = "".join(beside(evidence_of(*shown), plain.layout))
+    assert page.count("<details") == 3
+    assert page.count("<img") == 12
+    assert "12 pictures for people to look at; no rate counts them." in page
+    assert "the base alone, without the adapter" in page
+    assert "two &lt;girls&gt;" in page
+    assert beside(evidence_of(plain.config, plain.state), plain.layout) == []
+
+
+def test_the_page_has_the_part(plain: DrawnStudy, shown: tuple[StudyConfig, StudyState]) -> None:
+    config, state = shown
+    assert "Controls and probes" in render_report(state, plain.layout, config)
+    assert "Controls and probes" not in render_report(plain.state, plain.layout, plain.config)
+
+
+def test_of_many_epochs_some_are_shown(plain: DrawnStudy, shown: tuple[StudyConfig, StudyState]) -> None:
+    evidence = evidence_of(*shown)
+    one = evidence.beside[0]
+    many = tuple(replace(one, cell=replace(one.cell, epoch=epoch)) for epoch in range(1, 101))
+    page = "".join(beside(replace(evidence, beside=many), plain.layout))
+    assert page.count("<img") == 12
+    assert "12 of 100 pictures" in page
+    assert ">1</b>" in page
+    assert ">100</b>" in page
