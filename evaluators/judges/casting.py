@@ -63,6 +63,16 @@ def findings_of(
     return tuple(_Comparison.of(figures, names, cast).findings())
 
 
+def seated(
+    figures: Sequence[FigureReading], names: Sequence[str], cast: Mapping[str, CharacterLook]
+) -> tuple[str, ...]:
+    """The names from left to right as the figures suggest them, where nobody has a place of her own."""
+    if len(figures) != len(names):
+        return tuple(names)
+    cost = np.array([[distance(figure, cast[name]) for name in names] for figure in figures])
+    return tuple(names[int(name)] for name in linear_sum_assignment(cost)[1])
+
+
 def _wrong_count(
     figures: Sequence[FigureReading], names: Sequence[str], cast: Mapping[str, CharacterLook]
 ) -> list[Finding]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from PIL import Image
 
 from anima.pocket.world import ACCESSORY, ACCESSORY_KINDS, EYES, HAIR, HEIGHT, STYLES, WIDTH
-from evaluators.judges.casting import SLOTS, findings_of
+from evaluators.judges.casting import SLOTS, findings_of, seated
 from evaluators.judges.look import CharacterLook
 from evaluators.judges.reading import FigureReading, PictureReading, read, read_picture
 from orchestrator.core.errors import ConfigError
@@ -55,10 +55,11 @@ class PixelJudge:
         seen = tuple(figure.words() for figure in picture.figures)
         if reason := _unreadable(picture):
             return self._unscored(cell_key, reason, seen)
-        findings = findings_of(picture.figures, prompt.cast, self._cast)
+        names = prompt.cast if prompt.ordered else seated(picture.figures, prompt.cast, self._cast)
+        findings = findings_of(picture.figures, names, self._cast)
         if findings:
             return Verdict(cell_key, self.name, self.version, "fail", findings, seen)
-        if reason := _too_little(picture.figures, prompt.cast):
+        if reason := _too_little(picture.figures, names):
             return self._unscored(cell_key, reason, seen)
         return Verdict(cell_key, self.name, self.version, "pass", (), seen)
 

@@ -258,3 +258,14 @@ def test_a_look_is_what_the_yaml_says() -> None:
     for wrong in ({**said, "accessory": "scrunchie"}, {**said, "hat": "red"}):
         with pytest.raises(ValidationError):
             CharacterLook.model_validate(wrong)
+
+
+def test_where_order_does_not_matter_everybody_may_stand_anywhere() -> None:
+    swapped = picture(KOHARU, KANACHAN, KEICHAN)
+    ordered = Prompt("test", "text", TRIO)
+    anywhere = replace(ordered, ordered=False)
+    assert JUDGE.judge(swapped, ordered, "a-key").outcome == "fail"
+    assert JUDGE.judge(swapped, anywhere, "a-key").outcome == "pass"
+    bald = JUDGE.judge(picture(KOHARU, replace(KANACHAN, ahoge=False), KEICHAN), anywhere, "a-key")
+    assert [(f.kind, f.character, f.position) for f in bald.findings] == [("missing", "kanachan", 1)]
+    assert JUDGE.judge(picture(KOHARU, KANACHAN), anywhere, "a-key").findings[0].kind == "count"
