@@ -10,11 +10,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from orchestrator.commands import completion, plan, pull, report, run, status, verify
+from orchestrator.commands import completion, plan, pull, report, run, status, sync, verify
 from orchestrator.core.errors import ConfigError, StudyError, VolumeError
 from orchestrator.core.files import refused
 
-COMMANDS = (run, plan, status, report, pull, verify, completion)
+COMMANDS = (run, plan, status, report, pull, verify, sync, completion)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a disk says that takes no more."""
@@ -29,6 +29,7 @@ exit codes:
   5    another process runs this study
   6    an adapter file is corrupt or does not fit
   7    base weights are corrupt or not the ones that were asked for
+  8    W&B cannot be reached
   130  stopped on request; the same command continues
 
 An error is one line on stderr: where, what, how to mend it. With --json it is also on stdout: {"error": {...}}."""

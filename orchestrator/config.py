@@ -30,11 +30,16 @@ class _Frozen(BaseModel):
 
 
 class WandbConfig(_Frozen):
-    """Where W&B records go. `offline` needs no account; `wandb sync` uploads such a run later."""
+    """Where W&B records go. `offline` needs no account; `python -m orchestrator sync` uploads such runs later."""
 
     mode: Literal["offline", "online", "disabled"] = "offline"
     project: str = "anima-studies"
     entity: str | None = None
+    """Whose project; by default the key's own."""
+    adapters: Literal["reference", "upload", "none"] = "reference"
+    """Saved epochs as artifacts: by their address on an S3 volume, with their weights, or not at all."""
+    pictures: int = Field(8, ge=0, le=200)
+    """Pictures of each epoch and weight in the growing table; 0 for none."""
 
 
 class StudyConfig(_Frozen):

@@ -183,7 +183,7 @@ def drive(
         )
         for report in study.weights:
             log.note(str(report))
-        watchers.append(stack.enter_context(TrackerWatcher(config, layout, state, log.note)))
+        watchers.append(stack.enter_context(TrackerWatcher(study, state, log.note)))
         screen = (Screen if console.is_terminal else PlainLines)(console, study.target, state)
         watchers.append(screen)
         try:
@@ -237,13 +237,15 @@ def stops(controller: Controller) -> Iterator[None]:
 class TrackerWatcher:
     """Passes facts on to W&B, and closes its run however ours ends."""
 
-    def __init__(self, config: StudyConfig, layout: Layout, state: StudyState, warn: Callable[[str], None]) -> None:
-        self._config, self._layout, self._state, self._warn = config, layout, state, warn
+    def __init__(self, study: Study, state: StudyState, warn: Callable[[str], None]) -> None:
+        self._study, self._state, self._warn = study, state, warn
 
     def __enter__(self) -> Self:
-        from orchestrator.tracking import Tracker
+        from orchestrator.tracking import Origin, Tracker
 
-        self._tracker = Tracker.open(self._config, self._layout, warn=self._warn)
+        study = self._study
+        origin = Origin(study.base_sha256, study.dataset_sha256)
+        self._tracker = Tracker.open(study.config, study.layout, origin=origin, warn=self._warn)
         return self
 
     def __exit__(

@@ -1,5 +1,6 @@
 """What W&B is told of a study."""
 
+from orchestrator.tracking.identity import Origin
 from orchestrator.tracking.tracker import Tracker
 
-__all__ = ["Tracker"]
+__all__ = ["Origin", "Tracker"]

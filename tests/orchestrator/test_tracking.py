@@ -17,15 +17,16 @@ import wandb
 from PIL import Image
 
 from evaluators.rates import epoch_rates
+from infra.config import VolumeConfig
 from orchestrator.config import StudyConfig, parse_config, to_data
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import FINDING_KINDS
 from orchestrator.ledger import Event, read_events
 from orchestrator.state import StudyState, replay
-from orchestrator.tracking import Tracker
-from orchestrator.tracking.writer import run_id
+from orchestrator.tracking import Origin, Tracker
+from orchestrator.tracking.identity import STUDY, study_run_id, trial_run_id
 from tests.orchestrator import wandb_log
-from tests.orchestrator.drawn_study import DrawnStudy, draw_study
+from tests.orchestrator.drawn_study import BASE, DATASET, DrawnStudy, draw_study
 
 ROOT = Path(__file__).parents[2]
 KEY = "0123456789" * 4
@@ -53,7 +54,7 @@ def track(
     """One run of the driver: `before` is on the ledger already, `events` happen now."""
     warned = warn or Warned()
     state = replay(before)
-    tracker = Tracker.open(config, layout, warn=warned)
+    tracker = Tracker.open(config, layout, origin=Origin(BASE, DATASET), warn=warned)
     for event in events:
         state.apply(event)
         tracker.record(event, state)
@@ -75,9 +76,24 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> DrawnStudy:
     return drawn
 
 
+def segments(study: DrawnStudy, key: str | None = None) -> list[Path]:
+    """The segments of the trial's run, or of the run named by `key`."""
+    key = study.trial if key is None else key
+    wanted = study_run_id(study.config) if key == STUDY else trial_run_id(study.config, key)
+    return [s for s in wandb_log.segments(study.layout.root) if s.stem == f"run-{wanted}"]
+
+
 @pytest.fixture(scope="module")
 def segment(study: DrawnStudy) -> Path:
-    (only,) = wandb_log.segments(study.layout.root)
+    """What the trial's run holds."""
+    (only,) = segments(study)
+    return only
+
+
+@pytest.fixture(scope="module")
+def whole(study: DrawnStudy) -> Path:
+    """What the study's own run holds."""
+    (only,) = segments(study, STUDY)
     return only
 
 
@@ -86,12 +102,19 @@ def fresh(tmp_path: Path) -> DrawnStudy:
     return draw_study(tmp_path, epochs=3, seeds=2, confirm=2)
 
 
-def test_the_run_is_offline_in_the_study_folder_under_the_studys_name(study: DrawnStudy, segment: Path) -> None:
-    run = wandb_log.run_record(segment)
-    assert segment.parent.name.startswith("offline-run-")
-    assert (run.run_id, run.project, run.display_name) == (run_id(study.config), "anima-studies", "drawn")
-    recorded = {item.key: json.loads(item.value_json) for item in run.config.update}
-    assert recorded["grid"]["seeds"] == [1, 2, 3, 4]
+def test_the_study_has_a_run_and_each_trial_has_one_in_its_group(study: DrawnStudy, segment: Path, whole: Path) -> None:
+    assert all(path.parent.name.startswith("offline-run-") for path in (segment, whole))
+    runs = [wandb_log.run_record(path) for path in (whole, segment)]
+    assert [(run.project, run.run_group) for run in runs] == [("anima-studies", "drawn")] * 2
+    assert [(run.run_id, run.display_name, run.job_type) for run in runs] == [
+        (study_run_id(study.config), "drawn", "study"),
+        (trial_run_id(study.config, study.trial), f"drawn {study.trial}", "trial"),
+    ]
+    of_study, of_trial = ({i.key: json.loads(i.value_json) for i in run.config.update} for run in runs)
+    assert of_study["grid"]["seeds"] == of_trial["grid"]["seeds"] == [1, 2, 3, 4]
+    assert of_trial["train"]["rank"] == 16
+    assert (of_trial["base_sha256"], of_trial["dataset_sha256"]) == (BASE, DATASET)
+    assert len(of_trial["code"]["sha256"]) == 64
 
 
 def test_the_rate_curve_is_in_the_record(study: DrawnStudy, segment: Path) -> None:
@@ -104,7 +127,7 @@ def test_the_rate_curve_is_in_the_record(study: DrawnStudy, segment: Path) -> No
         assert told == pytest.approx([rate.rate, rate.low, rate.high, rate.passes, rate.scored, 0])
         mine = [c.key for c in study.state.cells.values() if c.epoch == rate.epoch and c.purpose == "select"]
         kinds = [f.kind for key in mine for f in verdicts[key].findings]
-        assert [row[f"eval/findings_{k}"] for k in FINDING_KINDS] == [kinds.count(k) for k in FINDING_KINDS]
+        assert [row[f"findings/{k}"] for k in FINDING_KINDS] == [kinds.count(k) for k in FINDING_KINDS]
 
 
 def test_the_loss_of_every_step_is_in_the_record(study: DrawnStudy, segment: Path) -> None:
@@ -126,10 +149,10 @@ def test_curves_have_axes_of_their_own_and_history_only_goes_forward(segment: Pa
     assert steps == sorted(set(steps))
 
 
-def test_the_best_and_worst_pictures_are_in_a_table_with_their_findings(study: DrawnStudy, segment: Path) -> None:
+def test_the_best_and_worst_pictures_are_in_a_table_with_their_findings(study: DrawnStudy, whole: Path) -> None:
     choice = study.state.choice
     assert choice is not None
-    rows, files = wandb_log.table(segment, "best_and_worst_cells")
+    rows, files = wandb_log.table(whole, "best_and_worst_cells")
     verdicts = {key: v for (key, _, _), v in study.state.verdicts.items()}
     by_place = {(c.epoch, c.seed): c for c in study.state.cells.values()}
     assert {r["group"] for r in rows} == {"best", "worst"}
@@ -151,8 +174,8 @@ def test_the_best_and_worst_pictures_are_in_a_table_with_their_findings(study: D
     assert all(path.is_relative_to(study.layout.root) for path in files.values())
 
 
-def test_the_choice_is_the_summary_and_the_curve_a_table(study: DrawnStudy, segment: Path) -> None:
-    choice, told = study.state.choice, wandb_log.summary(segment)
+def test_the_choice_is_the_summary_and_the_curve_a_table(study: DrawnStudy, whole: Path) -> None:
+    choice, told = study.state.choice, wandb_log.summary(whole)
     assert choice is not None
     facts = {
         name: told[f"choice/{name}"] for name in ("epoch", "weight", "first_try_rate", "low", "high", "n", "reason")
@@ -167,7 +190,14 @@ def test_the_choice_is_the_summary_and_the_curve_a_table(study: DrawnStudy, segm
         "n": 4,
         "reason": choice.reason,
     }
-    assert [(r["epoch"], r["scored"]) for r in wandb_log.table(segment, "rates")[0]] == [(e, 4) for e in range(1, 7)]
+    assert [(r["epoch"], r["scored"]) for r in wandb_log.table(whole, "rates")[0]] == [(e, 4) for e in range(1, 7)]
+
+
+def test_the_charts_of_the_report_are_there(whole: Path) -> None:
+    (row,) = rows_with(wandb_log.history(whole), "figures/rate.path")
+    assert {"figures/plateau.path", "figures/loss.path"} <= row.keys()
+    with Image.open(whole.parent / "files" / row["figures/rate.path"]) as chart:
+        assert chart.width > 400
 
 
 def driver(config: StudyConfig, layout: Layout, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -198,7 +228,7 @@ def test_nothing_reaches_the_terminal_or_leaves_the_study_folder(fresh: DrawnStu
     done = driver(fresh.config, fresh.layout, tmp_path / "home")
     assert (done.stdout, done.stderr) == ("True\n", "")
     assert [p for p in (tmp_path / "home").rglob("*") if p.is_file()] == []
-    (segment,) = wandb_log.segments(fresh.layout.root)
+    (segment,) = segments(fresh)
     assert len(rows_with(wandb_log.history(segment), "eval/rate")) == 3
     assert files_with(tmp_path, KEY) == []
 
@@ -246,20 +276,22 @@ def test_a_resumed_study_continues_the_run_without_telling_anything_twice(fresh:
     second_epoch = [i for i, e in enumerate(events) if e.kind == "checkpoint_saved"][1]
     for before, now in ((0, second_epoch + 2), (second_epoch + 2, len(events)), (len(events), len(events))):
         assert track(fresh.config, fresh.layout, events[:before], events[before:now]).lines == []
-    segments = wandb_log.segments(fresh.layout.root)
-    assert [wandb_log.run_record(s).run_id for s in segments] == [run_id(fresh.config)] * 3
-    histories = [wandb_log.history(s) for s in segments]
+    told = segments(fresh)
+    assert len(told) == 2, "a run of the driver that has nothing to tell of a trial begins no segment of it"
+    assert len(segments(fresh, STUDY)) == 3
+    histories = [wandb_log.history(s) for s in told]
     for rows in histories:
         assert [row["_step"] for row in rows] == sorted({row["_step"] for row in rows})
-    told = [row for rows in histories for row in rows]
-    assert [row["epoch"] for row in rows_with(told, "eval/rate")] == [1, 2, 3]
-    assert [row["epoch"] for row in rows_with(told, "epochs/loss")] == [1, 2, 3]
-    assert [row["train/step"] for row in rows_with(told, "train/loss")] == list(range(1, 16))
-    assert len(rows_with(told, "rates.path")) == 1
-    assert histories[2] == []
+    all_rows = [row for rows in histories for row in rows]
+    assert [row["epoch"] for row in rows_with(all_rows, "eval/rate")] == [1, 2, 3]
+    assert [row["epoch"] for row in rows_with(all_rows, "epochs/loss")] == [1, 2, 3]
+    assert [row["train/step"] for row in rows_with(all_rows, "train/loss")] == list(range(1, 16))
+    of_study = [row for path in segments(fresh, STUDY) for row in wandb_log.history(path)]
+    assert len(rows_with(of_study, "rates.path")) == 1
+    assert wandb_log.history(segments(fresh, STUDY)[2]) == []
 
 
-def test_steps_told_live_are_not_told_again_and_unsaved_ones_are_after_a_crash(fresh: DrawnStudy) -> None:
+def test_steps_told_live_are_not_told_again_even_when_they_are_trained_again(fresh: DrawnStudy) -> None:
     events = list(read_events(fresh.layout.ledger))
     first_epoch = next(i for i, e in enumerate(events) if e.kind == "checkpoint_saved")
     state, tracker = StudyState(), Tracker.open(fresh.config, fresh.layout, warn=Warned())
@@ -270,34 +302,67 @@ def test_steps_told_live_are_not_told_again_and_unsaved_ones_are_after_a_crash(f
         tracker.record(event, state)
     tracker.finish(state)
     track(fresh.config, fresh.layout, events[: first_epoch + 1], events[first_epoch + 1 :])
-    first, second = (rows_with(wandb_log.history(s), "train/loss") for s in wandb_log.segments(fresh.layout.root))
+    first, second = (rows_with(wandb_log.history(s), "train/loss") for s in segments(fresh))
     assert [(r["train/step"], r["train/loss"]) for r in first] == [(s, pytest.approx(1 / s)) for s in range(1, 8)]
-    assert [r["train/step"] for r in second] == list(range(6, 16))
+    assert [r["train/step"] for r in second] == list(range(8, 16))
 
 
 def test_more_seeds_continue_the_run_and_other_training_begins_another(study: DrawnStudy) -> None:
     data = to_data(study.config)
     data["grid"]["seeds"] = [1, 2, 3, 4, 5]
-    assert run_id(parse_config(data)) == run_id(study.config)
+    assert study_run_id(parse_config(data)) == study_run_id(study.config)
     data["trials"]["main"]["learning_rate"] = 0.5
-    assert run_id(parse_config(data)) != run_id(study.config)
+    assert study_run_id(parse_config(data)) != study_run_id(study.config)
 
 
 def test_an_epoch_is_told_once_all_its_pictures_are_judged(fresh: DrawnStudy) -> None:
     events = list(read_events(fresh.layout.ledger))
     last_select = [i for i, e in enumerate(events) if e.kind == "verdict_given"][5]
     track(fresh.config, fresh.layout, [], events[:last_select])
-    (segment,) = wandb_log.segments(fresh.layout.root)
+    (segment,) = segments(fresh)
     assert [r["epoch"] for r in rows_with(wandb_log.history(segment), "eval/rate")] == [1, 2]
 
 
 def test_several_weights_have_curves_of_their_own(tmp_path: Path) -> None:
     study = draw_study(tmp_path, epochs=2, seeds=2, confirm=1, weights=(0.8, 1.0))
     track(study.config, study.layout, [], list(read_events(study.layout.ledger)))
-    (segment,) = wandb_log.segments(study.layout.root)
+    (segment,) = segments(study)
     for weight in ("0.8", "1"):
         rows = rows_with(wandb_log.history(segment), f"eval/rate/weight {weight}")
         assert [r["epoch"] for r in rows] == [1, 2]
+
+
+def test_adapters_are_uploaded_told_by_address_or_left_out_by_choice(tmp_path: Path) -> None:
+    study = draw_study(tmp_path, epochs=2, seeds=2, confirm=1)
+    events, checkpoint = list(read_events(study.layout.ledger)), study.state.checkpoints[study.trial, 2]
+    bucket = {"volume": VolumeConfig.model_validate("s3://bucket/mine?endpoint=https://s3.example.org")}
+    ways: dict[str, dict[str, Any]] = {"upload": {}, "reference": bucket, "none": {}}
+    for way, changes in ways.items():
+        config = configured(study, adapters=way).model_copy(update={"study": way, **changes})
+        track(config, study.layout, [], events)
+    found = {way: _models(study.layout, trial_run_id_of(study, way)) for way in ways}
+    aliases = [{alias for model in models for alias in model.aliases} for models in found.values()]
+    assert aliases == [{"epoch-1", "epoch-2", "candidate", "best", "latest"}] * 2 + [set()]
+    sent, told = (_contents(found[way], "epoch-2") for way in ("upload", "reference"))
+    assert Path(sent["adapter.safetensors"].local_path) == study.layout.resolve(checkpoint.adapter)
+    assert told["adapter.safetensors"].ref == f"s3://bucket/mine/reference/{checkpoint.adapter}"
+    described = json.loads(Path(told["adapter.json"].local_path).read_text())
+    assert (described["sha256"], described["epoch"]) == (checkpoint.sha256, 2)
+
+
+def _contents(models: list[Any], alias: str) -> dict[str, Any]:
+    (model,) = [m for m in models if alias in m.aliases]
+    return {entry.path: entry for entry in model.manifest.contents}
+
+
+def trial_run_id_of(study: DrawnStudy, name: str) -> str:
+    return trial_run_id(study.config.model_copy(update={"study": name}), study.trial)
+
+
+def _models(layout: Layout, run: str) -> list[Any]:
+    paths = [s for s in wandb_log.segments(layout.root) if s.stem == f"run-{run}"]
+    records = [r for path in paths for r in wandb_log.records(path) if r.WhichOneof("record_type") == "artifact"]
+    return [r.artifact for r in records if r.artifact.type == "model"]
 
 
 def test_disabled_does_nothing_at_all(fresh: DrawnStudy, tmp_path: Path) -> None:
@@ -321,6 +386,7 @@ def test_a_server_that_is_not_there_leaves_a_local_run_and_no_key(fresh: DrawnSt
     (warning,) = done.stderr.splitlines()
     assert warning.startswith("W&B cannot be reached, records stay in ")
     assert done.stdout == "True\n"
-    (segment,) = [s for s in wandb_log.segments(fresh.layout.root) if s.parent.name.startswith("offline-")]
+    (segment,) = segments(fresh)
+    assert segment.parent.name.startswith("offline-")
     assert [r["epoch"] for r in rows_with(wandb_log.history(segment), "eval/rate")] == [1, 2, 3]
     assert files_with(tmp_path, KEY) == []
