@@ -30,6 +30,7 @@ from orchestrator.crew import Artist, Critic
 from orchestrator.policy import Draw, Judge, Standing, Target, Train, choose, decide
 from orchestrator.run import Study, prepare
 from orchestrator.state import StudyState
+from orchestrator.workers import StudyWorkers
 from trainer.checkpoints import published_checkpoints
 
 TRIALS = ("one", "two", "three")
@@ -37,7 +38,8 @@ FULL_SEEDS = 24
 """Seeds of the full grid: what a person who can afford it draws of every epoch."""
 TRUE_FROM = 2_000_000
 WITHIN = 0.05
-BATCH = 32
+BATCHES = (2, 32)
+"""Pictures per forward pass, for a few cells of an epoch and for many: what is left of a batch is drawn for nothing."""
 
 
 class OutOfTime(Exception):
@@ -67,7 +69,7 @@ class Pool:
     def __init__(self, study: Study, until: float) -> None:
         self._study, self._until = study, until
         self._file = study.layout.root / "pool.jsonl"
-        self._artist: Artist | None = None
+        self._artists: dict[int, Artist] = {}
         self._critic: Critic | None = None
         lines = self._file.read_text().splitlines() if self._file.exists() else []
         verdicts = (Verdict.from_json(json.loads(line)) for line in lines if line.endswith("}"))
@@ -77,17 +79,20 @@ class Pool:
         """One per cell, in order. Raises OutOfTime between batches."""
         cells = tuple(cells)
         missing = {cell.key: cell for cell in cells if cell.key not in self._known}
-        for batch in batches(sorted(missing.values(), key=lambda c: (c.epoch, c.weight)), BATCH):
+        for batch in batches(sorted(missing.values(), key=lambda c: (c.epoch, c.weight)), BATCHES[-1]):
             if time.monotonic() > self._until:
                 raise OutOfTime
             self._draw(batch)
         return [self._known[cell.key] for cell in cells]
 
     def _draw(self, cells: Sequence[Cell]) -> None:
-        workers = self._study.workers
-        self._artist = self._artist or workers.artist()
-        self._critic = self._critic or workers.critic()
-        said = self._critic.judge(cells, self._artist.draw(cells))
+        at_once = next((size for size in BATCHES if len(cells) <= 4 * size), BATCHES[-1])
+        if at_once not in self._artists:
+            workers = self._study.workers
+            assert isinstance(workers, StudyWorkers)
+            self._artists[at_once] = replace(workers, batch=at_once).artist()
+        self._critic = self._critic or self._study.workers.critic()
+        said = self._critic.judge(cells, self._artists[at_once].draw(cells))
         with self._file.open("a") as stream:
             stream.writelines(json.dumps(verdict.to_json()) + "\n" for verdict in said)
         self._known |= {verdict.cell_key: verdict for verdict in said}
@@ -101,7 +106,6 @@ def open_study(root: Path, threads: int) -> Study:
         f"volume={root}",
         f"train.threads={threads}",
         f"cluster.threads={threads}",
-        f"grid.batch={BATCH}",
     ]
     return prepare(load_config(Path("conf/quickstart.yaml"), [*where, *trials, "wandb.mode=disabled"]))
 

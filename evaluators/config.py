@@ -295,6 +295,8 @@ class DecideConfig(_Frozen):
     them. Both adopt the epoch of smallest expected loss on the smoothed curve."""
     budget: PositiveInt = 230
     """Pictures per trial that `adaptive` may draw to choose by."""
+    minutes: PositiveFloat | None = None
+    """Drawing time per trial after which `adaptive` asks for nothing more; left out: no limit."""
     target_regret: float = Field(0.02, ge=0, lt=1)
     """`adaptive` is content when the chosen epoch is expected to lie at most this much below the best."""
     coarse_every: PositiveInt = 4

@@ -54,10 +54,19 @@ def next_cells(
         cells = [c for c in (*recorded.values(), *flying) if c.trial == trial.trial]
         situation = _situation(target, trial, state, cells, verdicts)
         room = at_most - len(found) - len(situation.pending)
-        if room > 0 and 2 * room >= at_most:
+        if room > 0 and 2 * room >= at_most and _in_time(target, state, cells):
             made = (_cell(target, state, trial, ask) for ask in _asks(target, situation, room))
             found |= {cell.key: cell for cell in made}
     return found
+
+
+def _in_time(target: Target, state: StudyState, cells: Iterable[Cell]) -> bool:
+    """Whether drawing these cells took less than the minutes that are allowed."""
+    allowed = target.decide.minutes
+    if allowed is None or target.decide.policy != "adaptive":
+        return True
+    samples = (state.samples.get(key) for key in {cell.key for cell in cells})
+    return sum(sample.seconds for sample in samples if sample is not None) < 60 * allowed
 
 
 def select_by_curve(target: Target, state: StudyState, verdicts: Mapping[str, Verdict]) -> Selection:

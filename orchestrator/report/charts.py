@@ -52,7 +52,8 @@ def rate_chart(evidence: Evidence, width: int) -> Markup:
         parts += _onset(frame, onset)
     if evidence.choice:
         parts += _adopted(frame, evidence.choice)
-    return svg(width, 340, "First-try rate per epoch", _describe_rates(lead, evidence), parts)
+    height = 340 + 18 * (1 + len(_others(evidence)) if len(evidence.series) > 1 else 0)
+    return svg(width, height, "First-try rate per epoch", _describe_rates(lead, evidence), parts)
 
 
 def nearness_chart(evidence: Evidence, width: int) -> Markup | None:
@@ -62,9 +63,10 @@ def nearness_chart(evidence: Evidence, width: int) -> Markup | None:
     if band is None:
         return None
     points = f"{100 * evidence.outlook.margin:g} points"
+    wide = ", in percent" if width > 500 else ""
     rows = [
-        (f"chance of being within {points} of the best, in percent", band.within),
-        ("chance that overtraining has begun, in percent", band.past),
+        (f"chance to be within {points} of the best{wide}", band.within),
+        (f"chance that overtraining has begun{wide}", band.past),
     ]
     frame = Frame(width, LEFT, width - RIGHT, 0, 104, span(evidence))
     parts: list[Markup] = []
@@ -95,7 +97,7 @@ def shaded_row(
             continue
         title = element("title", f"epoch {epoch}: {value:.0%}")
         parts.append(element("rect", title, class_="shade", fill_opacity=round(0.05 + 0.95 * value, 2), **box))
-        if right - left >= 26:
+        if right - left >= 22:
             light = "on-dark" if value > 0.5 else ""
             parts.append(text((left + right) / 2, top + height / 2 + 4.5, f"{100 * value:.0f}", "middle", light))
     outline = {"x": edges[0], "y": top, "width": edges[-1] - edges[0], "height": height}
@@ -192,16 +194,14 @@ def _onset(frame: Frame, onset: tuple[int, int, int]) -> list[Markup]:
 
 
 def _curve_names(frame: Frame, evidence: Evidence) -> list[Markup]:
-    """Which line is whose, in the corner that curves leave free: they start low and rise."""
-    several_trials = len({s.trial for s in evidence.series}) > 1
+    """Which line is whose, below the chart."""
     parts: list[Markup] = []
     for row, series in enumerate([evidence.series[0], *_others(evidence)]):
-        name = f"{series.trial}, weight {series.weight:g}" if several_trials else f"weight {series.weight:g}"
-        x, y = frame.left + 10, frame.top + 18 + 17 * row
+        x, y = frame.left, frame.bottom + 58 + 18 * row
         style = f"other other-{(row - 1) % 4}" if row else "smooth"
-        said = name if row else f"{name}, with dots"
-        parts.append(element("line", x1=x, x2=x + 26, y1=y - 4, y2=y - 4, class_=style))
-        parts.append(text(x + 32, y, said, "start", "halo"))
+        said = evidence.name_of(series) if row else f"{evidence.name_of(series)}, with dots"
+        parts.append(element("line", x1=x, x2=x + 30, y1=y - 4, y2=y - 4, class_=style))
+        parts.append(text(x + 38, y, said, "start"))
     return parts
 
 

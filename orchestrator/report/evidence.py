@@ -95,6 +95,13 @@ class Evidence:
     def lead(self) -> Series | None:
         return self.series[0] if self.series else None
 
+    def name_of(self, series: Series) -> str:
+        """What tells a series from the others: its weight, and its trial where there are several."""
+        trials = {s.trial for s in self.series}
+        short = {trial.rpartition("-")[0] for trial in trials}
+        trial = series.trial.rpartition("-")[0] if len(short) == len(trials) else series.trial
+        return f"{trial}, weight {series.weight:g}" if len(trials) > 1 else f"weight {series.weight:g}"
+
     @property
     def lead_shots(self) -> list[Shot]:
         """Pictures of the adopted trial and weight, or of the best so far, that take part in choosing."""

@@ -26,14 +26,17 @@ class HeatRow:
 def heat_chart(rows: Sequence[HeatRow], title: str, width: int) -> Markup:
     """The rows over common epochs."""
     epochs = sorted({e for row in rows for e in row.epochs})
-    left = min(max(len(row.name) for row in rows) * 7.0 + 14, width * 0.34)
+    left = min(max(len(row.name) for row in rows) * 7.0 + 14, width * 0.4)
     bottom = 8 + (HEIGHT + 4) * len(rows)
-    frame = Frame(width, left, width - RIGHT, 0, bottom, [epochs[0], epochs[-1]])
+    beside = 128 if width > 500 else 0
+    frame = Frame(width, left, width - RIGHT - beside, 0, bottom, [epochs[0], epochs[-1]])
     parts: list[Markup] = []
     for number, row in enumerate(rows):
         top = 4 + (HEIGHT + 4) * number
         parts.append(text(frame.left - 8, top + HEIGHT / 2 + 4.5, _short(row.name, left), "end"))
         parts += shaded_row(frame, row.epochs, row.rates, top, HEIGHT)
+        if beside:
+            parts.append(text(frame.right + 8, top + HEIGHT / 2 + 4.5, _peak(row), "start", "soft"))
         if row.adopted is not None:
             x, end = frame.x(row.adopted - 0.5), frame.x(row.adopted + 0.5)
             box = {"x": x + 1, "y": top - 2, "width": end - x - 2, "height": HEIGHT + 4}
@@ -48,7 +51,6 @@ def heat_chart(rows: Sequence[HeatRow], title: str, width: int) -> Markup:
 
 def weight_rows(evidence: Evidence) -> list[HeatRow]:
     """A row per trial and weight, of the smoothed rate; where few epochs were drawn, of those between them too."""
-    several = len({s.trial for s in evidence.series}) > 1
     rows = []
     for series in sorted(evidence.series, key=lambda s: (s.trial, s.weight)):
         band = evidence.outlook.band(series.trial, series.weight)
@@ -58,8 +60,7 @@ def weight_rows(evidence: Evidence) -> list[HeatRow]:
         rates = tuple(v if seen or sparse else None for v, seen in zip(band.mean, band.looked_at, strict=True))
         choice = evidence.choice
         chosen = choice is not None and (choice.trial, choice.weight) == (series.trial, series.weight)
-        name = f"{series.trial}, {series.weight:g}" if several else f"weight {series.weight:g}"
-        rows.append(HeatRow(name, band.epochs, rates, choice.epoch if choice and chosen else None))
+        rows.append(HeatRow(evidence.name_of(series), band.epochs, rates, choice.epoch if choice and chosen else None))
     return rows
 
 
@@ -85,6 +86,14 @@ def prompt_rows(evidence: Evidence) -> list[HeatRow]:
         )
         for number, context in enumerate(found.table.contexts)
     ]
+
+
+def _peak(row: HeatRow) -> str:
+    known = [(rate, epoch) for epoch, rate in zip(row.epochs, row.rates, strict=True) if rate is not None]
+    if not known:
+        return "nothing drawn"
+    rate, epoch = max(known)
+    return f"best {100 * rate:.0f} % at {epoch}"
 
 
 def _short(name: str, room: float) -> str:

@@ -13,7 +13,7 @@ from orchestrator.report.markup import Markup, element
 from orchestrator.report.summary import cost_words
 from orchestrator.report.wording import duration, percent, points
 
-LONG_TABLE = 24
+MANY_EPOCHS, LONG_TABLE = 14, 24
 """Tables with more rows than this start folded."""
 
 
@@ -35,7 +35,7 @@ def kind_table(shots: Sequence[Shot], by_epoch: Mapping[int, Counter[FindingKind
         label = element("td", epoch, flag)
         rows.append(element("tr", label, *map(_number, numbers), class_="adopted" if epoch == adopted else None))
     made = table(["epoch", "passed", "failed", *FINDING_KINDS, "unscored"], rows)
-    return element("details", element("summary", "Counts per epoch"), made) if len(rows) > LONG_TABLE else made
+    return element("details", element("summary", "Counts per epoch"), made) if len(rows) > MANY_EPOCHS else made
 
 
 def who_table(shots: Sequence[Shot]) -> Markup:

@@ -109,6 +109,14 @@ def test_a_loose_target_ends_drawing_early() -> None:
     assert counts[1] < counts[0] <= 110
 
 
+def test_drawing_ends_when_its_time_is_over() -> None:
+    """Every picture takes a tenth of a second: 60 of them are six seconds."""
+    wanted, state = study("adaptive", budget=110, target_regret=0.0, minutes=0.1), saved(*range(1, EPOCHS + 1))
+    work_through(wanted, state)
+    assert 60 <= sum(cell.purpose == "select" for cell in state.cells.values()) <= 60 + wanted.grid.batch
+    assert choice_of(state).n == 5
+
+
 def test_adaptive_draws_while_training_at_its_pace() -> None:
     wanted, state = study("adaptive", budget=96), saved(*range(1, 13))
     training = frozenset({Train(TRIAL)})
