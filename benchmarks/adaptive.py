@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import ceil
+from math import ceil, nan
 from pathlib import Path
 
 from rich.console import Console
 
 from evaluators.config import DecideConfig
-from evaluators.grid import batches
+from evaluators.engine import Engine
+from evaluators.grid import batches, cell_of
 from orchestrator.config import load_config
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, Checkpoint, Sample, Verdict
@@ -30,7 +32,6 @@ from orchestrator.crew import Artist, Critic
 from orchestrator.policy import Draw, Judge, Standing, Target, Train, choose, decide
 from orchestrator.run import Study, prepare
 from orchestrator.state import StudyState
-from orchestrator.workers import StudyWorkers
 from trainer.checkpoints import published_checkpoints
 
 TRIALS = ("one", "two", "three")
@@ -38,6 +39,8 @@ FULL_SEEDS = 24
 """Seeds of the full grid: what a person who can afford it draws of every epoch."""
 TRUE_FROM = 2_000_000
 WITHIN = 0.05
+CONTENDERS, FURTHER = 0.1, 250
+"""Epochs this near to the best get so many seeds more for their true rate."""
 BATCHES = (2, 32)
 """Pictures per forward pass, for a few cells of an epoch and for many: what is left of a batch is drawn for nothing."""
 
@@ -68,10 +71,10 @@ class Pool:
 
     def __init__(self, study: Study, until: float) -> None:
         self._study, self._until = study, until
-        self._file = study.layout.root / "pool.jsonl"
+        self._file = study.layout.root / f"pool-{os.getpid()}.jsonl"
         self._artists: dict[int, Artist] = {}
         self._critic: Critic | None = None
-        lines = self._file.read_text().splitlines() if self._file.exists() else []
+        lines = (line for file in study.layout.root.glob("pool*.jsonl") for line in file.read_text().splitlines())
         verdicts = (Verdict.from_json(json.loads(line)) for line in lines if line.endswith("}"))
         self._known = {verdict.cell_key: verdict for verdict in verdicts}
 
@@ -88,9 +91,8 @@ class Pool:
     def _draw(self, cells: Sequence[Cell]) -> None:
         at_once = next((size for size in BATCHES if len(cells) <= 4 * size), BATCHES[-1])
         if at_once not in self._artists:
-            workers = self._study.workers
-            assert isinstance(workers, StudyWorkers)
-            self._artists[at_once] = replace(workers, batch=at_once).artist()
+            study, threads = self._study, self._study.config.cluster.threads
+            self._artists[at_once] = Engine(str(study.base), str(study.layout.root), threads=threads, batch=at_once)
         self._critic = self._critic or self._study.workers.critic()
         said = self._critic.judge(cells, self._artists[at_once].draw(cells))
         with self._file.open("a") as stream:
@@ -122,34 +124,29 @@ def train(study: Study, until: float, console: Console) -> None:
 
 
 def true_rates(study: Study, trial: str, seeds: int, pool: Pool) -> dict[int, float]:
-    """The share of passes of every epoch over seeds that no study draws; an unscored picture is no pass."""
-    grid, rates = study.target.grid, {}
+    """The share of passes of every epoch over seeds that no study draws; an unscored picture is no pass.
+
+    Epochs near the best are looked at on FURTHER more seeds: luck with a few seeds must not decide who was right.
+    """
+    rates = {saved.epoch: _share(study, saved, seeds, pool) for saved in checkpoints(study.layout, trial)}
+    best = max(rates.values())
     for saved in checkpoints(study.layout, trial):
-        cells = [cell_of(study, saved, TRUE_FROM + number) for number in range(seeds)]
-        passed = sum(verdict.outcome == "pass" for verdict in pool.verdicts(cells))
-        rates[saved.epoch] = passed / (seeds * len(grid.prompts))
+        if rates[saved.epoch] >= best - CONTENDERS:
+            rates[saved.epoch] = _share(study, saved, seeds + FURTHER, pool)
     return rates
+
+
+def _share(study: Study, saved: Checkpoint, seeds: int, pool: Pool) -> float:
+    grid, prompt = study.target.grid, study.target.grid.prompts[0]
+    cells = [
+        cell_of(saved, grid.weights[0], prompt, TRUE_FROM + number, grid, study.base_sha256) for number in range(seeds)
+    ]
+    return sum(verdict.outcome == "pass" for verdict in pool.verdicts(cells)) / seeds
 
 
 def checkpoints(layout: Layout, trial: str) -> list[Checkpoint]:
     """What training published of a trial, oldest first."""
     return published_checkpoints(layout, trial)
-
-
-def cell_of(study: Study, saved: Checkpoint, seed: int) -> Cell:
-    """The picture of an epoch on one seed."""
-    grid = study.target.grid
-    return Cell(
-        trial=saved.trial,
-        epoch=saved.epoch,
-        adapter=saved.adapter,
-        adapter_sha256=saved.sha256,
-        weight=grid.weights[0],
-        prompt=grid.prompts[0].prompt(),
-        seed=seed,
-        drawing=grid.drawing.drawing(),
-        base_sha256=study.base_sha256,
-    )
 
 
 def wanted(study: Study, number: int, policy: str) -> Target:
@@ -199,7 +196,7 @@ def run_study(study: Study, number: int, policy: str, rates: dict[str, dict[int,
     trial = target.trials[0].trial
     state = replayed(target, checkpoints(study.layout, trial), pool)
     epoch = choose(target, state).chosen.epoch
-    true = rates[trial]
+    true = rates.get(trial, {epoch: nan})
     return Result(number, trial, policy, len(state.cells), epoch, true[epoch], max(true.values()))
 
 
@@ -220,8 +217,10 @@ def report(results: Sequence[Result], rates: dict[str, dict[int, float]], seeds:
             f"| {policy} | {near} of {len(mine)} | {sum(regrets) / len(mine):.3f} | {max(regrets):.3f}"
             f" | {drawn[0]} to {drawn[-1]} | {chosen} |"
         )
-    sd = max((r * (1 - r) / seeds) ** 0.5 for of in rates.values() for r in of.values() if r >= max(of.values()) - 0.1)
-    lines += ["", f"True rates are over {seeds} seeds: near the top each has a standard error of at most {sd:.3f}."]
+    top = [rate for of in rates.values() for rate in of.values() if rate >= max(of.values()) - CONTENDERS]
+    sd = max((rate * (1 - rate) / (seeds + FURTHER)) ** 0.5 for rate in top)
+    more = f"epochs within {CONTENDERS} of the best over {seeds + FURTHER}"
+    lines += ["", f"True rates are over {seeds} seeds, of {more}: there the standard error is {sd:.3f} at most."]
     return "\n".join(lines)
 
 
@@ -232,6 +231,7 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=10)
     parser.add_argument("--true-seeds", type=int, default=150, help="pictures of every epoch for its true rate")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", choices=("truth", "studies"), help="work on one part, beside another process")
     options = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
     until = time.monotonic() + options.seconds
@@ -239,7 +239,11 @@ def main() -> None:
     try:
         train(study, until, console)
         pool = Pool(study, until)
-        rates = {t.trial: true_rates(study, t.trial, options.true_seeds, pool) for t in study.target.trials}
+        rates = {}
+        if options.only != "studies":
+            rates = {t.trial: true_rates(study, t.trial, options.true_seeds, pool) for t in study.target.trials}
+        if options.only == "truth":
+            return
         results = []
         for policy in ("adaptive", "coarse_to_fine", "full"):
             for number in range(options.studies):
@@ -247,6 +251,8 @@ def main() -> None:
                 console.print(json.dumps(asdict(results[-1])))
     except OutOfTime:
         console.print("The window is over; the same command goes on.")
+        return
+    if not rates:
         return
     console.print(report(results, rates, options.true_seeds))
     need = ceil(0.9 * options.studies)
