@@ -307,8 +307,8 @@ class RayCrew:
         now = time.monotonic()
         self._look_at_machines(now)
         reason = f"its actor died: {one_line(error)}"
-        lost = isinstance(error, ActorUnavailableError) or (hand.is_ready and hand.node not in self._alive)
-        if lost:
+        gone = hand.is_ready and hand.node not in self._alive
+        if gone or isinstance(error, ActorUnavailableError) or "node has died" in str(error):
             self._suspects.add(hand.node, now)
             return self._let_go(hand, f"its machine was lost: {one_line(error)}")
         at_work = [hand.calls.popleft()] if hand.calls else []

@@ -15,6 +15,7 @@ import signal
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 os.environ.update(
@@ -47,7 +48,6 @@ from orchestrator.core.errors import MissingError, StudyError
 OURS = "epochsweep-"
 """What a token begins with that was made here."""
 SESSION_PREFIX = "anima-ray-"
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class RaySession:
                 where=address,
                 fix="set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token that the cluster was started with",
             )
-        ray_constants.ENABLE_RAY_CLUSTER = address.rpartition(":")[0] not in LOOPBACK
+        ray_constants.ENABLE_RAY_CLUSTER = not _is_loopback(address.rpartition(":")[0])
         try:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
         except Exception as error:
@@ -129,6 +129,8 @@ class RaySession:
         return None
 
     def _start(self, cpus: int) -> None:
+        # What is left of a Ray whose driver was killed looks for its dead head as long: by default a minute.
+        os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", "20")
         ray.init(
             address="local",
             # As many as the actors count for, whatever this machine has: they share it as its scheduler sees fit.
@@ -150,6 +152,13 @@ class RaySession:
                     process.kill()
             except psutil.NoSuchProcess:
                 continue
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def one_line(error: Exception) -> str:

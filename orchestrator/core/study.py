@@ -43,6 +43,10 @@ class Record:
         known = cls.__dataclass_fields__
         return cls(**{k: v for k, v in data.items() if k in known})
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Values travel between processes by the thousand; this is several times faster than what dataclasses do."""
+        return type(self), tuple(getattr(self, name) for name in self.__dataclass_fields__)
+
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Record):
