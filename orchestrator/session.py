@@ -129,8 +129,6 @@ class RaySession:
         return None
 
     def _start(self, cpus: int) -> None:
-        # What is left of a Ray whose driver was killed looks for its dead head as long: by default a minute.
-        os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", "20")
         ray.init(
             address="local",
             # As many as the actors count for, whatever this machine has: they share it as its scheduler sees fit.
