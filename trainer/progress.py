@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator.core.fence import Fence
 from orchestrator.core.files import write_whole
 from orchestrator.core.layout import Layout
 from trainer.balance import Exposures
@@ -37,6 +38,7 @@ class Progress:
 
     job: TrialJob
     steps_per_epoch: int
+    fence: Fence
     began: float = field(default_factory=time.time)
     _steps: list[Mapping[str, Any]] = field(default_factory=list)
     _seconds: float | None = None
@@ -76,7 +78,9 @@ class Progress:
         self.write("training")
 
     def write(self, status: Status, reason: str = "") -> None:
-        """Write the file."""
+        """Write the file, unless a newer attempt at the trial does."""
+        if self.fence.newest != self.fence.attempt:
+            return
         facts = self.facts() | {"status": status, "reason": reason}
         write_whole(self._layout.progress(self.job.trial), json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         self._written = time.monotonic()

@@ -69,7 +69,7 @@ def run_trial(job: TrialJob) -> Iterator[TrialFact]:
         # The others find the record of the dataset, and never write it.
         team.wait()
     session = Session(job, layout, dataset, fits, team, fence)
-    progress = Progress(job, session.steps_per_epoch)
+    progress = Progress(job, session.steps_per_epoch, fence)
     with ending(progress if team.leads else None):
         yield from _train_guarded(session, missing, progress)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.core.fence import Fence
 from orchestrator.core.layout import Layout
 from tests.trainer.pocket_trials import TRAIN, make_job
 from trainer.balance import Exposures
@@ -72,8 +73,23 @@ def step(number: int, seconds: float = 1.0) -> StepLogged:
     return StepLogged("main", 1, number, 4, 1.0 / number, 1e-4, seconds, {"kanachan": 0.5})
 
 
+def of_nobody(root: Path) -> Progress:
+    """The progress of a trial that is told of, not trained."""
+    fence = Fence(Layout(root).attempt("main"))
+    fence.enter()
+    return Progress(make_job(root, root), steps_per_epoch=4, fence=fence)
+
+
+def test_an_attempt_that_was_replaced_leaves_the_file_to_the_newer_one(tmp_path: Path) -> None:
+    older, newer = of_nobody(tmp_path), of_nobody(tmp_path)
+    newer.begin(step=0)
+    newer.write("training", "newer")
+    older.write("failed", "older")
+    assert state(Layout(tmp_path))["reason"] == "newer"
+
+
 def test_curves_stay_short_and_end_with_the_last_step(tmp_path: Path) -> None:
-    progress = Progress(make_job(tmp_path, tmp_path), steps_per_epoch=4)
+    progress = of_nobody(tmp_path)
     for number in range(1, 2 * POINTS + 2):
         log_step(Layout(tmp_path).metrics("main"), step(number))
     progress.begin(step=2 * POINTS + 1)
@@ -86,13 +102,13 @@ def test_curves_stay_short_and_end_with_the_last_step(tmp_path: Path) -> None:
 def test_what_was_trained_after_the_point_gone_back_to_is_forgotten(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         log_step(Layout(tmp_path).metrics("main"), step(number))
-    progress = Progress(make_job(tmp_path, tmp_path), steps_per_epoch=4)
+    progress = of_nobody(tmp_path)
     progress.begin(step=2)
     assert [point["step"] for point in state(Layout(tmp_path))["losses"]] == [1, 2]
 
 
 def test_speed_follows_slowly_and_nothing_is_known_before_the_first_step(tmp_path: Path) -> None:
-    progress = Progress(make_job(tmp_path, tmp_path), steps_per_epoch=4)
+    progress = of_nobody(tmp_path)
     progress.begin(step=0)
     before = state(Layout(tmp_path))
     assert (before["speed"], before["eta_seconds"], before["loss"], before["step"]) == (None, None, None, 0)
