@@ -42,7 +42,7 @@ from anima.load import load_base
 from anima.lora import Merger, Weighted
 from anima.png import png_bytes
 from evaluators.passes import BATCH, Merged, Pass, by_merged, passes_of
-from evaluators.sidecar import is_whole, png_text, read_sample, sidecar_of
+from evaluators.sidecar import comfyui_text, is_whole, png_text, read_sample, sidecar_of
 from orchestrator.core.errors import VolumeError
 from orchestrator.core.fence import exclusively
 from orchestrator.core.files import write_whole
@@ -199,7 +199,8 @@ class Engine:
     def _write(self, cell: Cell, future: Future[_Pixels], place: int) -> Sample:
         pixels = future.result()
         path = self._layout.image(cell.trial, cell.epoch, cell.key)
-        picture = png_bytes(pixels.pictures[place], png_text(cell, self._base_name))
+        text = png_text(cell, self._base_name) | comfyui_text(cell, self._base_name)
+        picture = png_bytes(pixels.pictures[place], text)
         digest = sha256(picture).hexdigest()
         sidecar = json.dumps(self._sidecar(cell, digest, pixels.seconds), indent=2) + "\n"
         try:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
 
 from anima.png import parameters_text
+from evaluators.comfyui.config import ComfyUIConfig
+from evaluators.comfyui.workflow import Workflow, read_workflow
 from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, ConstantAdapter, Sample
@@ -54,6 +57,23 @@ def png_text(cell: Cell, base_name: str) -> dict[str, str]:
     more |= {"Epoch": cell.epoch, "Version": f"epochsweep {VERSION}"}
     text = parameters_text(cell.prompt.text, cell.prompt.negative, cell.seed, cell.drawing, more)
     return {"parameters": text}
+
+
+def comfyui_text(cell: Cell, base_name: str) -> dict[str, str]:
+    """The text field ComfyUI opens a picture by: its shipped workflow with the settings of a cell of the real model.
+
+    Empty for pocket Anima, which ComfyUI does not read, and for schedules it does not have.
+    """
+    if base_name == "pocket" or cell.drawing.schedule != "simple":
+        return {}
+    shipped = _shipped(base_name if base_name.endswith(".safetensors") else "")
+    used = [(f"{adapter.name}.safetensors", adapter.weight) for adapter in adapters_of(cell)]
+    return {"prompt": json.dumps(shipped.filled(cell, used), ensure_ascii=False)}
+
+
+@cache
+def _shipped(transformer: str) -> Workflow:
+    return read_workflow(ComfyUIConfig(models={"transformer": transformer} if transformer else {}))
 
 
 def read_sample(layout: Layout, cell: Cell) -> Sample | None:

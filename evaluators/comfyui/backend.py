@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
@@ -25,6 +26,7 @@ from anima.png import image_bytes
 from evaluators.comfyui.client import ComfyUI
 from evaluators.comfyui.config import ComfyUIConfig
 from evaluators.comfyui.workflow import Workflow, read_workflow
+from evaluators.config import PromptConfig
 from evaluators.sidecar import adapters_of, png_text, sidecar_of
 from orchestrator.core.errors import AdapterError, DrawingError, MissingError, StudyError
 from orchestrator.core.files import write_whole
@@ -58,6 +60,10 @@ class ComfyUIBackend:
     def constants(self) -> tuple[str, ...]:
         return tuple(self.beside)
 
+    def warnings(self, prompts: Sequence[PromptConfig]) -> list[str]:  # noqa: ARG002 - its tokenizers are elsewhere
+        """None: what its models cannot see is not known here."""
+        return []
+
     def open(self, root: Path, adapters: Mapping[str, Path]) -> ComfyUIArtist:
         """Look whether ComfyUI is there and has the nodes. Raises MissingError naming what it lacks."""
         comfyui = ComfyUI(self.config.url)
@@ -88,6 +94,7 @@ class ComfyUIArtist:
         self._comfyui, self._layout, self._files = comfyui, layout, files
         self._drawn_by = _facts(stats, self._workflow)
         self._names: dict[str, str] = {}
+        self._turn = Lock()
 
     def draw(self, cells: Sequence[Cell]) -> list[Sample]:
         """Write each cell's picture and sidecar; samples in the order of the cells.
@@ -97,6 +104,10 @@ class ComfyUIArtist:
         """
         for cell in cells:
             self._workflow.fits(cell)
+        with self._turn:
+            return self._draw(cells)
+
+    def _draw(self, cells: Sequence[Cell]) -> list[Sample]:
         waiting: deque[tuple[Cell, dict[str, Any], str]] = deque()
         samples: list[Sample] = []
         left = deque(cells)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from evaluators.sweep.run import Judging, Sweep
     from evaluators.sweep.study import SweepStudy
     from orchestrator.core.layout import Layout
-    from orchestrator.core.study import Checkpoint
+    from orchestrator.core.study import Cell, Checkpoint, Sample
 
 INTERRUPTED = 130
 FAULTY = 6
@@ -102,6 +103,8 @@ def _draw(
     for warning in look_warnings(study.grid.prompts, study.cast):
         tell(f"warning: {warning}")
     backend = backend_of(study, threads=options.threads, tell=tell)
+    for warning in backend.warnings(study.grid.prompts):
+        tell(f"warning: {warning}")
     cells = cells_of(checkpoints, study.grid.pinned(backend.constants), backend.identity)
     if not any(cell.adapter for cell in cells.values()):
         raise ConfigError("grid.epochs names none of the epochs there are", where=str(options.conf))
@@ -119,15 +122,19 @@ def _work(
     sweep: Sweep, backend: Backend, files: Mapping[str, Path], batch: int, lacking: int, console: Console
 ) -> bool:
     """Draw and judge; False when it was interrupted."""
+    from threading import Lock
+
     from evaluators.sweep.run import Artist
 
     class Later:
         """Opens the backend for the first batch: a grid that lacks nothing loads no model."""
 
         artist: Artist | None = None
+        opening = Lock()
 
-        def draw(self, cells: Any) -> Any:
-            self.artist = self.artist or backend.open(sweep.layout.root, files)
+        def draw(self, cells: Sequence[Cell]) -> list[Sample]:
+            with self.opening:
+                self.artist = self.artist or backend.open(sweep.layout.root, files)
             return self.artist.draw(cells)
 
     try:
@@ -173,6 +180,8 @@ def _verify(
     tell, chosen = _teller(console), spread(sweep.finished(), count)
     if not chosen:
         raise MissingError("no picture of this grid is finished yet", where=str(sweep.layout.root), fix="draw it first")
+    sweep.judge(one.cell for one in chosen if one.verdict is None)
+    chosen = [replace(one, verdict=sweep.verdicts.get(one.cell.key)) for one in chosen]
     with TemporaryDirectory(prefix="verify-") as folder:
         again = Layout(Path(folder))
         artist, judging = backend.open(again.root, files), _judging(study, again)

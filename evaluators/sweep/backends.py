@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from anima.sources.store import Tell
+from evaluators.config import PromptConfig
+from evaluators.prompt_checks import word_warnings
 from evaluators.sweep.run import Artist
 from evaluators.sweep.study import SweepStudy
 
@@ -21,6 +23,9 @@ class Backend(Protocol):
     @property
     def constants(self) -> tuple[str, ...]:
         """What each of the adapters that are drawn along holds, by sha256."""
+
+    def warnings(self, prompts: Sequence[PromptConfig]) -> list[str]:
+        """What it cannot see in prompts, in words."""
 
     def open(self, root: Path, adapters: Mapping[str, Path]) -> Artist:
         """Ready to draw below `root`; `adapters` says where adapters are, by sha256. Raises StudyError."""
@@ -36,11 +41,14 @@ class EngineBackend:
     beside: Mapping[str, Path]
     """Files of the adapters drawn along, by sha256, in order."""
     threads: int
-    batch: int
 
     @property
     def constants(self) -> tuple[str, ...]:
         return tuple(self.beside)
+
+    def warnings(self, prompts: Sequence[PromptConfig]) -> list[str]:
+        """Words that the base's text conditioner has no token for."""
+        return word_warnings(prompts, self.base)
 
     def open(self, root: Path, adapters: Mapping[str, Path]) -> Artist:
         """Load the model."""
@@ -50,7 +58,6 @@ class EngineBackend:
             str(self.base),
             str(root),
             threads=self.threads,
-            batch=self.batch,
             adapters={sha256: str(path) for sha256, path in {**adapters, **self.beside}.items()},
             base_name=self.base_name,
         )
@@ -73,4 +80,4 @@ def backend_of(study: SweepStudy, *, threads: int, tell: Tell) -> Backend:
 
     base = obtain_base(study.base, tell=tell).resolve()
     inspect_base(base)
-    return EngineBackend(base, base_name(study.base), base_sha256(base), files, threads, study.grid.batch)
+    return EngineBackend(base, base_name(study.base), base_sha256(base), files, threads)

@@ -6,7 +6,9 @@ and passed over: the others have their pictures, and the same command tries it a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -21,12 +23,14 @@ from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, Checkpoint, Sample, Verdict
 
+AHEAD = 2
+"""Batches under way at once: one is finished and judged while the next is drawn."""
 WRITE_EVERY = 64
 """Pictures after which the table is written; the verdicts themselves are on disk at once."""
 
 
 class Artist(Protocol):
-    """Draws cells that share adapter, weight and prompt."""
+    """Draws cells that share adapter, weight and prompt. Two threads may call at the same time."""
 
     def draw(self, cells: Sequence[Cell]) -> list[Sample]:
         """Write each cell's picture and sidecar; samples in the order of the cells."""
@@ -87,16 +91,7 @@ class Sweep:
         try:
             self.judge(cell for key, cell in self.cells.items() if key in self.drawn and key not in self.verdicts)
             written = len(self.drawn)
-            for cells in batches(self.lacking(), batch):
-                if cells[0].adapter_sha256 in self.faults:
-                    continue
-                try:
-                    samples = artist.draw(cells)
-                except AdapterError as error:
-                    if not cells[0].adapter:
-                        raise
-                    self.faults[cells[0].adapter_sha256] = str(error)
-                    continue
+            for cells, samples in self._ahead(artist, batches(self.lacking(), batch)):
                 self.drawn |= {cell.key: sample for cell, sample in zip(cells, samples, strict=True)}
                 self.judge(cells)
                 yield [Drawn(cell, self.drawn[cell.key], self.verdicts.get(cell.key)) for cell in cells]
@@ -106,7 +101,29 @@ class Sweep:
         finally:
             self.table.write(self.finished())
 
-    def judge(self, cells: Iterator[Cell] | Sequence[Cell]) -> None:
+    def _ahead(
+        self, artist: Artist, wanted: Iterator[tuple[Cell, ...]]
+    ) -> Iterator[tuple[tuple[Cell, ...], list[Sample]]]:
+        """Batches with their pictures, in order; while one is taken, the next is drawn."""
+        pool, waiting = ThreadPoolExecutor(AHEAD, "draw"), deque[tuple[tuple[Cell, ...], Future[list[Sample]]]]()
+        try:
+            while True:
+                while len(waiting) < AHEAD and (cells := next(wanted, None)) is not None:
+                    if cells[0].adapter_sha256 not in self.faults:
+                        waiting.append((cells, pool.submit(artist.draw, cells)))
+                if not waiting:
+                    return
+                cells, job = waiting.popleft()
+                try:
+                    yield cells, job.result()
+                except AdapterError as error:
+                    if not cells[0].adapter:
+                        raise
+                    self.faults[cells[0].adapter_sha256] = str(error)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def judge(self, cells: Iterable[Cell]) -> None:
         """Have drawn cells judged and record it; nothing without a judge."""
         asked = list(cells)
         if self.judging is None or not asked:
@@ -130,7 +147,3 @@ def cells_of(checkpoints: Sequence[Checkpoint], grid: GridConfig, base_sha256: s
 
 def _is_whole(path: Path, sha256: str) -> bool:
     return path.is_file() and file_sha256(path) == sha256
-
-
-Tell = Callable[[str], None]
-"""Hears sentences for people."""

@@ -9,17 +9,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
+from safetensors.numpy import save_file
 
 from anima.base import POCKET
-from orchestrator.config import StudyConfig, load_config
+from orchestrator.config import StudyConfig, load_config, parse_config, to_data
 from orchestrator.core.errors import BusyError, DatasetError, WeightsError
+from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import Layout
 from orchestrator.core.lock import sole_driver
+from orchestrator.core.study import ConstantAdapter
 from orchestrator.crew import Crew, InlineCrew
 from orchestrator.ledger import read_events
 from orchestrator.run import Study, drive, prepare, run_study
+from orchestrator.workers import StudyWorkers
 from tests.orchestrator.scripted import ScriptedWorkers
 
 QUICK = Path("conf/quickstart.yaml")
@@ -97,6 +102,20 @@ def test_another_learning_rate_is_another_trial_and_more_epochs_are_not(tmp_path
     assert trial("dataset.repeats=2") != first
     assert trial("dataset.drawn.seed=2") != first
     assert trial("trials={main: {rank: 4}}") != first
+
+
+def test_adapters_that_are_drawn_along_are_found_and_written_down(tmp_path: Path) -> None:
+    sides = {"lora_down": (2, 8), "lora_up": (8, 2)}
+    turbo = tmp_path / "turbo.safetensors"
+    layer = "lora_unet_blocks_0_self_attn_q_proj"
+    save_file({f"{layer}.{side}.weight": np.ones(shape, np.float32) for side, shape in sides.items()}, turbo)
+    study = prepare(study_config(tmp_path, f"grid.with_adapters=[{{source: {turbo}, weight: 0.5}}]"))
+    content = file_sha256(turbo)
+    assert study.target.grid.constants == (ConstantAdapter("turbo", content, 0.5),)
+    assert parse_config(to_data(study.config)).grid == study.target.grid, "the ledger knows which cells are meant"
+    assert isinstance(study.workers, StudyWorkers)
+    assert study.workers.adapters == {content: str(turbo)}
+    assert study.workers.base_name == "pocket"
 
 
 def test_a_dataset_that_is_wrong_stops_before_anything_is_recorded(tmp_path: Path) -> None:
