@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -214,16 +213,19 @@ def test_an_adapter_of_another_base_is_refused_by_the_shape_that_does_not_fit(
     assert engine.draw([after])[0].sha256
 
 
-def test_a_full_disk_is_one_clear_error_and_what_was_written_counts(study: tuple[Layout, dict[int, str]]) -> None:
+def test_a_full_disk_is_one_clear_error_and_what_was_written_counts(
+    study: tuple[Layout, dict[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     layout, _ = study
+    monkeypatch.setattr("orchestrator.core.files.secrets.token_hex", lambda _: "known")
     wanted = cells(study, 1, range(81, 87))
     path = layout.image("main", 1, wanted[2].key)
     # The device that is always full stands where the third picture is written aside.
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = path.with_name(f".{path.name}.known.part")
     aside.parent.mkdir(parents=True, exist_ok=True)
     aside.symlink_to("/dev/full")
     engine = Engine("pocket", str(layout.root), threads=1, batch=2)
-    with pytest.raises(VolumeError, match=rf"{path.name}: cannot be written \(No space left on device\) — make room"):
+    with pytest.raises(VolumeError, match=rf"{path.name}: cannot write: No space left on device"):
         engine.draw(wanted)
     assert not path.exists()
     assert not aside.is_symlink(), "nothing stays aside"
