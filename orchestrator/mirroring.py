@@ -33,6 +33,8 @@ LONGEST_PAUSE_S = 60.0
 IDLE_S = 30.0
 """Training states within an epoch come without a fact: looked for this often."""
 TELL_S = 30.0
+STRAY_S = 24 * 3600.0
+"""An upload that was begun so long ago and is not complete was left by a process that died: it costs money."""
 _STATE = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
 
 
@@ -112,6 +114,8 @@ class Mirroring:
 
     def _send(self) -> None:
         pause_s = 1.0
+        with suppress(StudyError):
+            self.volume.store.abort_uploads(time.time() - STRAY_S)
         try:
             while not self._closed.is_set():
                 self._woken.clear()

@@ -38,6 +38,10 @@ def repair(
     other = [fault for fault in faults if (fault.kind, fault.where) == ("volume", "ledger")]
     if volume is not None and (damaged or other):
         join(layout, volume, tell)
+    if volume is not None:
+        swept = volume.sweep()
+        if swept.uploads or swept.files:
+            tell(f"removed from the volume | {swept.uploads} unfinished uploads, {swept.files} files nobody names")
     with closing(Ledger(layout.ledger)) as ledger:
         return [f for f in faults if f not in damaged + other and not _mend(layout, ledger, f, state, volume, tell)]
 

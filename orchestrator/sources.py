@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from anima.sources.store import WeightStore
+from infra.cache import Cache
 from infra.config import S3Config
 from infra.open import open_volume
 from infra.segments import sealed_pieces
@@ -19,6 +21,9 @@ from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import Layout
 from orchestrator.ledger import Event
 from orchestrator.status import find_layout
+
+CACHED_BYTES = 4 * 10**9
+"""Of what was fetched from buckets, kept on this machine: another format of an epoch is not fetched again."""
 
 
 class Source(Protocol):
@@ -115,7 +120,8 @@ def open_source(name: str) -> Source:
 
 
 def _on_volume(place: S3Config | str, name: str) -> VolumeSource:
-    volume = open_volume(place)
+    cache = Cache(WeightStore.of_this_machine().root / "volumes", CACHED_BYTES)
+    volume = open_volume(place, cache=cache)
     if volume.find("ledger/000001.jsonl") is None:
         fix = "the address ends with the study's name: s3://bucket/prefix/NAME"
         raise MissingError(f"no study is kept at {volume.store.place}", where=name.partition("?")[0], fix=fix)

@@ -42,6 +42,7 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Pull once, or follow and then pull the best."""
     from orchestrator.commands.output import document, json_line, tell
+    from orchestrator.core.errors import MissingError
     from orchestrator.follow import Following, follow
     from orchestrator.pull import facts, pick
     from orchestrator.sources import open_source
@@ -73,7 +74,12 @@ def run(options: argparse.Namespace) -> int:
     following = Following(source, to, trial=options.trial, form=options.format, pictures=min(2, options.pictures))
     say(f"following {source.place} into {to}; Ctrl-C ends it, and the same command goes on")
     follow(following, every_s=options.every, brought=brought, say=say)
-    pulled = _take(source, pick(following.state, "best", options.trial), to / "best", options)
+    try:
+        picked = pick(following.state, "best", options.trial)
+    except MissingError as error:
+        say(f"the study is finished, and every saved epoch is here; {error.what}")
+        return 0
+    pulled = _take(source, picked, to / "best", options)
     if options.json:
         json_line({"folder": str(pulled.folder), **facts(pulled)})
     else:

@@ -18,12 +18,15 @@ from rich.console import Console
 import orchestrator.keeping
 import orchestrator.mirroring
 from infra.config import S3Config
+from infra.dialects import DIALECTS, MINIO
 from infra.lease import acquire
 from infra.mirror import sample_group
 from infra.open import open_volume
 from infra.volume import Volume
+from orchestrator.__main__ import main
 from orchestrator.config import StudyConfig
 from orchestrator.core.errors import BusyError, StudyError, VolumeError
+from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import Layout
 from orchestrator.crew import Crew, InlineCrew, Report
 from orchestrator.keeping import kept
@@ -169,6 +172,30 @@ def test_a_study_stopped_here_goes_on_on_an_empty_machine(
     volume = volume_of(there)
     assert {volume.verify(key) for key in volume.keys()} == {"whole"}  # noqa: SIM118 (not a mapping)
     assert {"study.yaml", "report.html"} <= set(volume.keys())
+
+
+def test_an_epoch_is_pulled_from_the_bucket_while_and_after_the_study_runs(
+    strict: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EPOCHSWEEP_CACHE", str(tmp_path / "cache"))
+    config = config_of(tmp_path / "here", store_at(strict.endpoint, "strict").config)
+    kept_at = config.volume.kept_at(config.study)
+    assert isinstance(kept_at, S3Config)
+    address = f"s3://{kept_at.bucket}/{kept_at.prefix}?endpoint={kept_at.endpoint}"
+    assert run(config, after=4) == INTERRUPTED
+    shutil.rmtree(config.layout().root)
+    assert main(["pull", address, "--epoch", "last", "--to", str(tmp_path / "home"), "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    adapter = tmp_path / "home" / first["adapter"]["file"]
+    assert file_sha256(adapter) == first["adapter"]["recorded_sha256"]
+    assert run(config) == 0
+    assert main(["pull", address, "--follow", "--to", str(tmp_path / "all"), "--every", "0", "--json"]) == 0
+    followed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["epoch"] for one in followed] == [1, 2, 3]
+    with strict.frozen("proxy"), monkeypatch.context() as hasty:
+        hasty.setitem(DIALECTS, "minio", replace(MINIO, patience=replace(HASTY, connect_s=0.5, read_s=0.5)))
+        assert main(["pull", address]) == 4
+    assert "no answer in 2 tries" in capsys.readouterr().err
 
 
 def test_running_again_elsewhere_fetches_all_and_makes_nothing(tmp_path: Path) -> None:
