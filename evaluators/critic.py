@@ -23,10 +23,10 @@ def judge_identity(judge: JudgeConfig, cast: Mapping[str, CharacterLook]) -> tup
     """
     if judge.name == "none":
         return None
-    from evaluators.judges.pixel import PixelJudge
+    from evaluators.judges.look import PIXEL_VERSION
 
     looks = {name: look.model_dump(mode="json") for name, look in cast.items()}
-    return f"{judge.name}-{digest(looks, length=6)}", PixelJudge.version
+    return f"{judge.name}-{digest(looks, length=6)}", PIXEL_VERSION
 
 
 class PictureCritic:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from evaluators.grid import select_cells
 from evaluators.rates import counted_rate
+from orchestrator.core.collecting import nothing_collected
 from orchestrator.core.study import Cell, Checkpoint, EpochRate, Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -150,8 +151,11 @@ class Board:
 
     def _lay_out(self) -> None:
         """Count everything anew, if something that was known is not true any more."""
-        if not self._stale:
-            return
+        if self._stale:
+            with nothing_collected():
+                self._count()
+
+    def _count(self) -> None:
         self._sheets: dict[str, Sheet] = {}
         self._known: set[tuple[str, int]] = set()
         self._order: list[Sheet] = []

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from orchestrator.core.collecting import nothing_collected
 from orchestrator.core.study import Cell, Checkpoint, Choice, Sample, StopAdvice, Verdict
 from orchestrator.ledger import Event
 
@@ -48,6 +49,8 @@ class StudyState:
     study: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
     opened_at: list[float] = field(default_factory=list)
+    base_sha256: str = ""
+    dataset_sha256: str = ""
     trials: dict[str, TrialState] = field(default_factory=dict)
     checkpoints: dict[tuple[str, int], Checkpoint] = field(default_factory=dict)
     cells: dict[str, Cell] = field(default_factory=dict)
@@ -69,6 +72,7 @@ class StudyState:
         match event.kind:
             case "study_opened":
                 self.study, self.config = data["study"], data["config"]
+                self.base_sha256, self.dataset_sha256 = data.get("base_sha256", ""), data.get("dataset_sha256", "")
                 self.opened_at.append(event.time)
                 self.finished_at = None
             case "trial_started":
@@ -138,6 +142,7 @@ class StudyState:
 def replay(events: Iterable[Event]) -> StudyState:
     """The state after these events."""
     state = StudyState()
-    for event in events:
-        state.apply(event)
+    with nothing_collected():
+        for event in events:
+            state.apply(event)
     return state

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from orchestrator.board import Board
 from orchestrator.config import StudyConfig, load_config, parse_config
 from orchestrator.core.errors import ConfigError, MissingError
 from orchestrator.core.layout import Layout
@@ -31,12 +32,12 @@ def find_layout(name: str) -> Layout:
 
 def show_status(name: str, console: Console) -> int:
     """Print how far a study is."""
-    from orchestrator.report.evidence import recorded_target
+    from orchestrator.target import recorded_target
 
     layout = find_layout(name)
-    events = list(read_events(layout.ledger))
-    state = replay(events)
-    target = recorded_target(events, recorded_config(state, layout))
+    state = replay(read_events(layout.ledger))
+    target = recorded_target(state, recorded_config(state, layout))
+    state.follower = Board(target, state)
     for line in status_lines(state, target, layout):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0

@@ -6,6 +6,7 @@ from evaluators.critic import judge_identity
 from infra.pods import hourly_price
 from orchestrator.config import StudyConfig
 from orchestrator.policy import Target, TrialTarget
+from orchestrator.state import StudyState
 from trainer.checkpoints import saved_epochs
 from trainer.identity import trial_id
 
@@ -36,3 +37,8 @@ def _trial_target(config: StudyConfig, name: str, dataset_sha256: str, base_sha2
         saved=saved,
         drawn=config.grid.select_epochs(saved),
     )
+
+
+def recorded_target(state: StudyState, config: StudyConfig) -> Target:
+    """What the study wants, with the base and dataset its latest run was opened with."""
+    return build_target(config, dataset_sha256=state.dataset_sha256, base_sha256=state.base_sha256)

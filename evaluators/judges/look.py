@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
+PIXEL_VERSION = 1
+"""Raised whenever the pixel judge (`pixel.py`) would say something else of some picture."""
+
 
 class CharacterLook(BaseModel):
     """An identity: what must show on her, and nothing else that another character is known by."""

@@ -13,7 +13,7 @@ from PIL import Image
 
 from anima.pocket.world import ACCESSORY, ACCESSORY_KINDS, EYES, HAIR, HEIGHT, STYLES, WIDTH
 from evaluators.judges.casting import SLOTS, findings_of, seated
-from evaluators.judges.look import CharacterLook
+from evaluators.judges.look import PIXEL_VERSION, CharacterLook
 from evaluators.judges.reading import FigureReading, PictureReading, read, read_picture
 from orchestrator.core.errors import ConfigError
 from orchestrator.core.study import Prompt, Verdict
@@ -28,7 +28,7 @@ class PixelJudge:
     """Judges pictures of `cast`: trigger word -> look. All of them are watched for, whomever a prompt names."""
 
     name = "pixel"
-    version = 1
+    version = PIXEL_VERSION
 
     def __init__(self, cast: Mapping[str, CharacterLook]) -> None:
         for name, look in cast.items():

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from orchestrator.core.errors import ConfigError
 
+_resolved = lru_cache(maxsize=256)(Path.resolve)
+"""Where a root really is: asked for every picture of a study, and the same for all of them."""
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 
 
@@ -130,6 +133,6 @@ class Layout:
     def resolve(self, relative: str) -> Path:
         """The file a recorded path names; a path that leaves the study folder is refused."""
         path = (self.root / relative).resolve()
-        if not path.is_relative_to(self.root.resolve()):
+        if not path.is_relative_to(_resolved(self.root)):
             raise ConfigError(f"recorded path {relative!r} leaves the study folder {self.root}")
         return path

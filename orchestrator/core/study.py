@@ -59,15 +59,14 @@ _R = TypeVar("_R", bound=Record)
 
 def _read_shared(kind: type[_R], data: Mapping[str, Any]) -> _R:
     """One object for all cells of a grid that say the same: a study has thousands of cells and few prompts."""
-    known = kind.__dataclass_fields__
-    facts = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in data.items() if k in known)
+    values = tuple([tuple(v) if type(v) is list else v for v in data.values()])
     # 1 and 1.0 are equal, and yet not the same in a key.
-    return cast(_R, _shared(cast(Any, kind), facts, tuple(type(v) for _, v in facts)))
+    return cast(_R, _shared(cast(Any, kind), tuple(data), values, tuple(map(type, values))))
 
 
 @lru_cache(maxsize=1024)
-def _shared(kind: type[Record], facts: tuple[tuple[str, Any], ...], _types: tuple[type, ...]) -> Record:
-    return kind(**dict(facts))
+def _shared(kind: type[Record], names: tuple[str, ...], values: tuple[Any, ...], _types: tuple[type, ...]) -> Record:
+    return kind.from_json(dict(zip(names, values, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +182,13 @@ def _cell_key(cell: Cell) -> str:
     """The first half of the sha256 over canonical JSON: names in order, no spaces."""
     words = (cell.prompt.text, cell.prompt.negative)
     head = _key_head(cell.adapter_sha256, cell.base_sha256, cell.drawing, *words, cell.with_adapters)
-    tail = f'"seed":{json.dumps(cell.seed)},"weight":{json.dumps(cell.weight, allow_nan=False)}}}'
+    tail = f'"seed":{_number(cell.seed)},"weight":{_number(cell.weight)}}}'
     return sha256(head + tail.encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _number(value: float) -> str:
+    return json.dumps(value, allow_nan=False)
 
 
 @lru_cache(maxsize=4096)

@@ -30,7 +30,6 @@ from orchestrator.policy import Target, cells_beside, verdicts_of, wanted_cells
 from orchestrator.report.outlook import Cost, Outlook, Sureness, outlook
 from orchestrator.state import StudyState
 from orchestrator.stopping import as_stopped
-from orchestrator.target import build_target
 
 if TYPE_CHECKING:
     from orchestrator.config import StudyConfig
@@ -113,13 +112,6 @@ class Evidence:
         """How the adopted epoch stands against everything else."""
         choice = self.choice
         return self.outlook.sureness(choice.trial, choice.epoch, choice.weight) if choice else None
-
-
-def recorded_target(events: Iterable[Event], config: StudyConfig) -> Target:
-    """What the study wants, with the base and dataset its latest run was opened with."""
-    opened = [e.data for e in events if e.kind == "study_opened"]
-    hashes = opened[-1] if opened else {"dataset_sha256": "", "base_sha256": ""}
-    return build_target(config, dataset_sha256=hashes["dataset_sha256"], base_sha256=hashes["base_sha256"])
 
 
 def gather(state: StudyState, config: StudyConfig, target: Target, runs: Sequence[float] = ()) -> Evidence:

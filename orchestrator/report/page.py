@@ -18,7 +18,7 @@ from orchestrator.core.study import FINDING_KINDS
 from orchestrator.ledger import read_events
 from orchestrator.report import sections, summary
 from orchestrator.report.beside import beside
-from orchestrator.report.evidence import Evidence, gather, recorded_target, run_seconds
+from orchestrator.report.evidence import Evidence, gather, run_seconds
 from orchestrator.report.figures import write_figures
 from orchestrator.report.frame import patterns
 from orchestrator.report.markup import Markup, element
@@ -27,6 +27,7 @@ from orchestrator.report.style import STYLE, filter_rules
 from orchestrator.report.tables import count_table, settings_table
 from orchestrator.report.viewer import SCRIPT, viewer
 from orchestrator.state import StudyState
+from orchestrator.target import recorded_target
 
 if TYPE_CHECKING:
     from orchestrator.config import StudyConfig
@@ -36,7 +37,7 @@ def write_report(state: StudyState, layout: Layout, config: StudyConfig) -> Path
     """Write the study's `report.html`, and its charts beside it; returns the path of the page."""
     events = list(read_events(layout.ledger))
     runs = run_seconds(events)
-    evidence = gather(state, config, recorded_target(events, config), runs)
+    evidence = gather(state, config, recorded_target(state, config), runs)
     write_figures(evidence, layout)
     write_whole(layout.report, _page(evidence, state, layout, runs))
     return layout.report
@@ -46,7 +47,7 @@ def render_report(state: StudyState, layout: Layout, config: StudyConfig) -> str
     """The whole page as text."""
     events = list(read_events(layout.ledger))
     runs = run_seconds(events)
-    return _page(gather(state, config, recorded_target(events, config), runs), state, layout, runs)
+    return _page(gather(state, config, recorded_target(state, config), runs), state, layout, runs)
 
 
 def _page(evidence: Evidence, state: StudyState, layout: Layout, runs: Sequence[float]) -> str:

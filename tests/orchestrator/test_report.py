@@ -364,6 +364,7 @@ def test_text_of_people_cannot_become_markup(small: DrawnStudy) -> None:
         evil_verdict = replace(verdict, cell_key=renamed.key, outcome="fail", findings=(finding,), seen=(evil,))
         state.verdicts[renamed.key, verdict.judge, verdict.judge_version] = evil_verdict
     state.checkpoints, state.trials = small.state.checkpoints, small.state.trials
+    state.base_sha256, state.dataset_sha256 = small.state.base_sha256, small.state.dataset_sha256
     assert small.state.choice is not None
     state.choice = replace(small.state.choice, reason=evil, adapter=evil)
     html = render_report(state, small.layout, config)
