@@ -30,7 +30,7 @@ WRITE_EVERY = 64
 
 
 class Artist(Protocol):
-    """Draws cells that share adapter, weight and prompt. Two threads may call at the same time."""
+    """Draws cells that share adapter and weight. Two threads may call at the same time."""
 
     def draw(self, cells: Sequence[Cell]) -> list[Sample]:
         """Write each cell's picture and sidecar; samples in the order of the cells."""
