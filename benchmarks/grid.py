@@ -10,7 +10,7 @@ threads, in a process of its own, and writes PNG files:
 The sides take turns, so that a machine's moods meet all of them; medians are compared. So are the pictures, that nobody
 is fast by drawing something else. The engine's profile names what its time goes to.
 
-On a GPU: `--base FOLDER --size 1024 --rank 256`, with the folder that `python -m benchmarks.random_base` writes.
+On a GPU: `--base FOLDER --size 1024 --rank 256`, with the folder `python -m benchmarks.random_base FOLDER` writes.
 """
 
 from __future__ import annotations

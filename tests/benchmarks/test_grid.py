@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from anima.base import POCKET
 from benchmarks.grid import Result, Work, differences, engine, pipeline, table, write_adapters
+from benchmarks.random_base import PARTS, write_drawing_base
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +26,16 @@ def test_engine_and_plain_loop_draw_the_same_pictures(work: Work) -> None:
     assert largest <= 2
     drawn = {path.read_bytes() for path in (Path(work.folder) / "engine").glob("*.png")}
     assert len(drawn) == 4, "every adapter and every seed gives a picture of its own"
+
+
+def test_a_base_with_random_weights_is_drawn_by_both(tmp_path: Path) -> None:
+    """What a GPU is measured with, here in pocket's sizes."""
+    write_drawing_base(tmp_path / "base", {part: POCKET / part / "config.json" for part in PARTS})
+    work = Work(str(tmp_path), adapters=2, seeds=1, steps=2, batch=2, threads=1, base=str(tmp_path / "base"), height=96)
+    write_adapters(work)
+    assert engine(work).pictures == pipeline(work, batch=2).pictures == 2
+    drawn = [Image.open(tmp_path / side / "1-1.png").size for side in ("engine", "batched")]
+    assert drawn == [(96, 96)] * 2
 
 
 def test_the_profile_names_every_part_and_what_a_switch_takes(tmp_path: Path) -> None:

@@ -294,6 +294,32 @@ def test_work_whose_actor_dies_is_tried_again_after_a_growing_pause(
         assert sum(clock.slept) == pytest.approx(1.0 + 2.0), "1 s, then 2 s"
 
 
+class DiesWhileDrawing(InlineCrew):
+    """The first three artists die when all but the last picture of their batch are written."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(ScriptedWorkers(root), turn_s=0)
+        self.root, self.deaths = root, 0
+
+    def wait(self, timeout_s: float) -> list[Report]:
+        work = self._queue[0][0] if self._queue else None
+        if isinstance(work, Draw) and len(work.cells) > 1 and self.deaths < 3:
+            self.deaths += 1
+            self._queue.popleft()
+            ScriptedWorkers(self.root).artist().draw(work.cells[:-1])
+            return [Failed(work, "its actor died")]
+        return super().wait(timeout_s)
+
+
+def test_of_a_batch_whose_actor_died_only_unfinished_cells_are_drawn_again(root: Path, undisturbed: StudyState) -> None:
+    crew = DiesWhileDrawing(root)
+    state = run(root, crew=crew, clock=Clock())
+    assert crew.deaths == 3
+    assert state.choice == undisturbed.choice
+    drawn = [call for call in ScriptedWorkers(root).calls() if call.startswith("draw")]
+    assert len(drawn) == len(set(drawn)) == len(undisturbed.samples)
+
+
 def test_a_trial_that_keeps_failing_is_recorded_and_ends_the_study_with_its_error(root: Path) -> None:
     with pytest.raises(StudyError, match="gave up after 3 attempts: its actor died"):
         run(root, crew=Flaky(root, Train, "its actor died", 99))
