@@ -43,7 +43,6 @@ from anima.lora import Merger, Weighted
 from anima.png import png_bytes
 from evaluators.passes import BATCH, Merged, Pass, by_merged, passes_of
 from evaluators.sidecar import comfyui_text, is_whole, png_text, read_sample, sidecar_of
-from orchestrator.core.errors import VolumeError
 from orchestrator.core.fence import exclusively
 from orchestrator.core.files import write_whole
 from orchestrator.core.layout import Layout
@@ -203,20 +202,13 @@ class Engine:
         picture = png_bytes(pixels.pictures[place], text)
         digest = sha256(picture).hexdigest()
         sidecar = json.dumps(self._sidecar(cell, digest, pixels.seconds), indent=2) + "\n"
-        try:
-            # Threads of one process take turns before they ask for the lock between processes, which is polled for.
-            with self._publishing, exclusively(path.with_name(".lock")):
-                # Whoever was given up and drew on, on a device with other rounding, must not replace what is recorded.
-                if (there := read_sample(self._layout, cell)) and is_whole(self._layout, there):
-                    return there
-                write_whole(path.with_suffix(".json"), sidecar)
-                write_whole(path, picture)
-        except OSError as error:
-            raise VolumeError(
-                f"cannot be written ({error.strerror})",
-                where=str(path),
-                fix="make room, or correct its permissions; the same command then draws only what is missing",
-            ) from error
+        # Threads of one process take turns before they ask for the lock between processes, which is polled for.
+        with self._publishing, exclusively(path.with_name(".lock")):
+            # Whoever was given up and drew on, on a device with other rounding, must not replace what is recorded.
+            if (there := read_sample(self._layout, cell)) and is_whole(self._layout, there):
+                return there
+            write_whole(path.with_suffix(".json"), sidecar)
+            write_whole(path, picture)
         return Sample(cell.key, self._layout.relative(path), digest, pixels.seconds)
 
     def _sidecar(self, cell: Cell, digest: str, seconds: float) -> dict[str, Any]:
