@@ -85,6 +85,8 @@ def _use(pulled: Pulled) -> Iterator[str]:
     yield f"| steps, CFG, shift | {drawing.steps}, {drawing.cfg:g}, {drawing.shift:g} |"
     yield f"| size | {drawing.width} × {drawing.height} |"
     yield f"| seed | {shown.cell.seed} |"
+    for used in shown.cell.with_adapters:
+        yield f"| together with | `{used.name}` at strength {used.weight:g}, sha256 `{used.sha256[:12]}…` |"
     yield ""
 
 

@@ -146,6 +146,7 @@ def facts(pulled: Pulled) -> dict[str, Any]:
                 "seed": picture.cell.seed,
                 "weight": picture.cell.weight,
                 "drawing": picture.cell.drawing.to_json(),
+                "with_adapters": [used.to_json() for used in picture.cell.with_adapters],
             }
             for path, picture in pulled.pictures.items()
         ],

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from evaluators.grid import pictures_to_show
 from orchestrator.board import Board
 from orchestrator.config import StudyConfig, load_config, parse_config
 from orchestrator.core.errors import ConfigError, MissingError
 from orchestrator.core.layout import Layout
 from orchestrator.ledger import read_events
-from orchestrator.policy import Target, TrialTarget, rates
+from orchestrator.policy import Target, TrialTarget, cells_beside, rates
 from orchestrator.state import StudyState, replay
 from orchestrator.uploads import read_uploads
 from orchestrator.watch import Tally, choice_lines, curve_text
@@ -51,6 +52,7 @@ def status_lines(state: StudyState, target: Target, layout: Layout) -> list[str]
         *(_trial_line(state, trial) for trial in target.trials),
         f"grid     {tally.drawn(state)} of {tally.total} pictures drawn, {tally.judged(state)} judged,"
         f" {len(state.quarantined)} files set apart",
+        *_beside_line(state, target),
     ]
     if uploads := read_uploads(layout):
         lines.append(f"kept     {uploads.line()}")
@@ -83,6 +85,13 @@ def _standing(state: StudyState) -> str:
         return "finished"
     failed = [trial for trial, known in state.trials.items() if known.error]
     return f"failed: {', '.join(failed)}" if failed else "not finished"
+
+
+def _beside_line(state: StudyState, target: Target) -> list[str]:
+    """Controls and probes, where the grid has any."""
+    wanted = pictures_to_show(target.grid, [trial.drawn for trial in target.trials])
+    drawn = sum(key in state.samples for key in cells_beside(target, state))
+    return [f"beside   {drawn} of {wanted} controls and probes drawn"] if wanted else []
 
 
 def _trial_line(state: StudyState, wanted: TrialTarget) -> str:

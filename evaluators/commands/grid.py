@@ -189,7 +189,7 @@ def _verify(
         with _progress(len(chosen), console) as advance:
             for one in verify(chosen, sweep.layout, again, artist, judging):
                 compared.append(one)
-                advance(1, f"epoch {one.cell.epoch}")
+                advance(1, f"epoch {one.cell.epoch}" if one.cell.adapter else "base alone")
     same, largest = sum(c.largest == 0 for c in compared), max(c.largest for c in compared)
     tell(f"pixels   {same} of {len(compared)} the same to the last bit; largest difference {largest} of 255")
     alike = [c.same_verdict for c in compared if c.same_verdict is not None]

@@ -21,7 +21,7 @@ from evaluators.sweep.table import Drawn
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, Sample, Verdict
 
-MUST_AGREE = ("backend", "device", "dtype", "attention", "batch", "threads", "numerics", "versions")
+MUST_AGREE = ("backend", "device", "dtype", "attention", "batch", "compiled", "threads", "numerics", "versions")
 """What of a sidecar must be the same for the pixels to be."""
 
 

@@ -238,6 +238,15 @@ def _sampled(evidence: Evidence, shots: Sequence[Shot]) -> list[Shot]:
     return [s for s in mine if s.cell.seed in kept]
 
 
+def _along(evidence: Evidence) -> list[Markup]:
+    """What every picture was drawn with beside it."""
+    used = next((shot.cell.with_adapters for shot in (*evidence.confirming, *evidence.shots)), ())
+    if not used:
+        return []
+    named = ", ".join(f"{adapter.name} at weight {adapter.weight:g}" for adapter in used)
+    return [element("p", f"Every picture here was drawn together with {named}: load that as well.")]
+
+
 def usage(evidence: Evidence) -> list[Markup]:
     """How to load the adapter."""
     choice = evidence.choice
@@ -253,6 +262,7 @@ def usage(evidence: Evidence) -> list[Markup]:
         element("p", "File, relative to this page: ", element("code", choice.adapter)),
         element("p", "SHA-256: ", element("code", choice.adapter_sha256)),
         element("p", f"Use it at weight {choice.weight:g}, on the base model it was trained on."),
+        *_along(evidence),
         element("p", comfy),
         element("p", "diffusers:"),
         element("pre", element("code", f"{load}\n{weigh}")),

@@ -84,6 +84,7 @@ def count_table(evidence: Evidence, runs: Sequence[float]) -> Markup:
         rows += [("epochs trained", str(len(seconds))), ("training time in all", duration(sum(seconds)))]
         rows += [("training time per epoch", span), ("exposures per image so far", f"{exposures:g}")]
     parts = f"{len(evidence.shots)} to choose by, {len(evidence.confirming)} to confirm"
+    parts += f"; {len(evidence.beside)} controls and probes beside them" if evidence.beside else ""
     rows.append(("pictures drawn", f"{len(drawn)} ({parts})"))
     if drawn:
         rows.append(("drawing time per picture", duration(mean(s.sample.seconds for s in drawn))))

@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.config import StudyConfig, parse_config, to_data
-from orchestrator.core.study import Sample, Verdict
+from orchestrator.core.study import ConstantAdapter, Sample, Verdict
 from orchestrator.policy import cells_beside
 from orchestrator.report.beside import beside
 from orchestrator.report.evidence import Evidence, gather
 from orchestrator.report.page import render_report
+from orchestrator.report.sections import usage
 from orchestrator.state import StudyState
 from orchestrator.target import build_target
 from tests.orchestrator.drawn_study import BASE, DATASET, DrawnStudy, draw_study
@@ -86,3 +87,12 @@ def test_of_many_epochs_some_are_shown(plain: DrawnStudy, shown: tuple[StudyConf
     assert "12 of 100 pictures" in page
     assert ">1</b>" in page
     assert ">100</b>" in page
+
+
+def test_what_was_drawn_along_is_named_where_the_adapter_is_used(plain: DrawnStudy) -> None:
+    evidence = evidence_of(plain.config, plain.state)
+    assert "drawn together" not in "".join(usage(evidence))
+    along = (ConstantAdapter("turbo", "c" * 64, 0.8),)
+    shots = tuple(replace(s, cell=replace(s.cell, with_adapters=along)) for s in evidence.confirming)
+    said = "".join(usage(replace(evidence, confirming=shots)))
+    assert "Every picture here was drawn together with turbo at weight 0.8" in said
