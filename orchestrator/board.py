@@ -68,6 +68,12 @@ class Board:
         else:
             self._add(checkpoint)
 
+    def same(self, cell: Cell) -> Cell:
+        """The grid's own object for an equal cell, so that a study keeps each of its cells once."""
+        sheet = None if self._stale else self._sheets.get(cell.adapter_sha256)
+        known = None if sheet is None else sheet.cells.get(cell.key)
+        return known if known == cell else cell
+
     def drawn(self, cell: Cell) -> None:
         """A cell has its first picture."""
         if self._stale:
@@ -79,6 +85,7 @@ class Board:
         self._drawn += sheet.to_draw.pop(cell.key, None) is not None
         if not sheet.to_draw:
             self._undrawn.pop(sheet.place, None)
+            sheet.to_draw = {}  # An emptied dictionary keeps its room.
         if self.target.judge is not None and (cell.key, *self.target.judge) not in self._state.verdicts:
             sheet.to_judge[cell.key] = sheet.cells[cell.key]
             self._unjudged[sheet.place] = sheet
@@ -96,6 +103,7 @@ class Board:
         sheet.to_judge.pop(cell.key, None)
         if not sheet.to_judge:
             self._unjudged.pop(sheet.place, None)
+            sheet.to_judge = {}
         counts = sheet.outcomes.setdefault(cell.weight, {"pass": 0, "fail": 0, "unscored": 0})
         counts[verdict.outcome] += 1
 

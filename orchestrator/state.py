@@ -32,6 +32,9 @@ class Follower(Protocol):
     def saved(self, checkpoint: Checkpoint) -> None:
         """An epoch was saved that was not known, or is another now."""
 
+    def same(self, cell: Cell) -> Cell:
+        """An equal cell that is kept already, or this one."""
+
     def drawn(self, cell: Cell) -> None:
         """A cell has its first picture."""
 
@@ -112,6 +115,8 @@ class StudyState:
 
     def _drawn(self, cell: Cell, sample: Sample) -> None:
         known = cell.key in self.samples
+        if self.follower:
+            cell = self.follower.same(cell)
         self.cells[cell.key], self.samples[cell.key] = cell, sample
         if self.follower and not known:
             self.follower.drawn(cell)

@@ -7,6 +7,7 @@ drawn there is a Sample; a judge's Findings on it make a Verdict; verdicts make 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
@@ -172,6 +173,9 @@ class Cell(_Keyed):
         """Read what `to_json` wrote."""
         known = cls.__dataclass_fields__
         kept = {k: v for k, v in data.items() if k in known}
+        # A thousand cells say the same of these, and each line that is read brings its own copy.
+        for name in ("trial", "adapter", "adapter_sha256", "base_sha256"):
+            kept[name] = sys.intern(kept[name])
         kept["prompt"] = _read_shared(Prompt, data["prompt"])
         kept["drawing"] = _read_shared(Drawing, data["drawing"])
         kept["with_adapters"] = tuple(ConstantAdapter.from_json(used) for used in data.get("with_adapters", ()))

@@ -18,9 +18,10 @@ import pytest
 from infra.volume import LocalVolume
 from orchestrator.controller import Controller, Interrupted
 from orchestrator.core.errors import AdapterError, DatasetError, StudyError
+from orchestrator.core.fence import Fence
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Sample
-from orchestrator.crew import Failed, InlineCrew, Report, Slice
+from orchestrator.crew import Failed, InlineCrew, Lost, Report, Slice
 from orchestrator.ledger import Event, EventKind, Ledger, read_events
 from orchestrator.policy import Draw, Judge, Standing, Target, Train, Work, decide
 from orchestrator.state import StudyState, replay
@@ -318,6 +319,60 @@ def test_of_a_batch_whose_actor_died_only_unfinished_cells_are_drawn_again(root:
     assert state.choice == undisturbed.choice
     drawn = [call for call in ScriptedWorkers(root).calls() if call.startswith("draw")]
     assert len(drawn) == len(set(drawn)) == len(undisturbed.samples)
+
+
+class Unlucky(InlineCrew):
+    """Loses the first `times` pieces of work of a kind with their machine, then works; `away` first it has no hands."""
+
+    def __init__(self, root: Path, kind: type[Work], times: int, *, away: int = 0) -> None:
+        super().__init__(ScriptedWorkers(root), turn_s=0)
+        self.kind, self.times, self.away, self.lost = kind, times, away, 0
+        if away:
+            self.slots = {"train": 1, "draw": 0, "judge": 1}
+
+    def awaited(self) -> str:
+        return "an inference actor" if self.away else ""
+
+    def wait(self, timeout_s: float) -> list[Report]:
+        if self.away:
+            self.away -= 1
+            self.slots = {"train": 1, "draw": 0 if self.away else 1, "judge": 1}
+        if self._queue and isinstance(self._queue[0][0], self.kind) and self.lost < self.times:
+            self.lost += 1
+            return [Lost(self._queue.popleft()[0], "its machine was lost")]
+        return super().wait(timeout_s)
+
+
+@pytest.mark.parametrize("kind", [Train, Draw, Judge])
+def test_work_that_is_lost_with_its_machine_is_no_attempt_at_it(
+    root: Path, undisturbed: StudyState, kind: type[Work]
+) -> None:
+    clock = Clock()
+    state = run(root, crew=Unlucky(root, kind, 12), clock=clock)
+    assert state.choice == undisturbed.choice
+    assert max(clock.slept) <= 60.0, "the rest does not grow for ever"
+
+
+def test_work_that_is_lost_with_every_machine_is_given_up(root: Path) -> None:
+    with pytest.raises(
+        StudyError, match="train main-00000001: lost with its machine 21 times; the last time: its mach"
+    ):
+        run(root, crew=Unlucky(root, Train, 99), clock=Clock())
+    assert replay(read_events(Layout(root).ledger)).trials[TRIAL].error == "its machine was lost"
+    assert run(root).choice is not None, "the same command continues"
+
+
+def test_hands_that_are_still_to_come_are_waited_for(root: Path, undisturbed: StudyState) -> None:
+    state = run(root, crew=Unlucky(root, Draw, 0, away=40), clock=Clock())
+    assert state.choice == undisturbed.choice
+
+
+def test_an_attempt_has_a_higher_number_than_any_that_was_seen_on_the_volume(root: Path) -> None:
+    """The ledger may have lost its newest facts with a disk; a worker of then must not publish any more."""
+    Fence(Layout(root).attempt(TRIAL), 7).enter()
+    run(root)
+    started = [e.data["attempt"] for e in read_events(Layout(root).ledger) if e.kind == "trial_started"]
+    assert started == [8]
 
 
 def test_a_trial_that_keeps_failing_is_recorded_and_ends_the_study_with_its_error(root: Path) -> None:
