@@ -7,7 +7,7 @@ drawn: a file that names no layer of Anima is refused at once, whether it fits t
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,16 +32,21 @@ class ObtainedAdapter:
 
 
 def obtain_adapters(
-    sources: Sequence[Source], *, tell: Tell = lambda _: None, store: WeightStore | None = None
+    sources: Sequence[Source],
+    *,
+    tell: Tell = lambda _: None,
+    store: WeightStore | None = None,
+    check: Callable[[Path], object] | None = None,
 ) -> tuple[ObtainedAdapter, ...]:
     """Every source as a file here, in their order. `tell` hears what is being fetched.
 
-    Raises AdapterError for a file that is no adapter of Anima, and what `obtain_base` raises.
+    `check` looks at each file; if nothing is given, at whether it names layers of Anima. Raises AdapterError for one
+    that does not, and what `obtain_base` raises.
     """
     store, found = store or WeightStore.of_this_machine(), []
     for source in sources:
         path = fetch(KEY, source, store, tell, threading.Event())
-        check_layers(path)
+        (check or check_layers)(path)
         found.append(ObtainedAdapter(path.resolve(), content_sha256(path)))
     return tuple(found)
 

@@ -125,6 +125,7 @@ def _work(
     from threading import Lock
 
     from evaluators.sweep.run import Artist
+    from evaluators.thumbnails import thumbnail_of
 
     class Later:
         """Opens the backend for the first batch: a grid that lacks nothing loads no model."""
@@ -141,6 +142,9 @@ def _work(
         with _progress(lacking, console) as advance:
             for drawn in sweep.run(Later(), batch):
                 first = drawn[0].cell
+                for one in drawn:
+                    # Now, while the next are drawn, and not all together for the page.
+                    thumbnail_of(sweep.layout.resolve(one.sample.image))
                 of = f"epoch {first.epoch}, weight {first.weight:g}" if first.adapter else "base alone"
                 advance(len(drawn), f"{of}, {first.prompt.name}")
     except KeyboardInterrupt:

@@ -65,9 +65,12 @@ class EngineBackend:
 
 def backend_of(study: SweepStudy, *, threads: int, tell: Tell) -> Backend:
     """The backend a study asks for, after fetching what of it is not here yet. Raises StudyError."""
-    from anima.sources.adapters import obtain_adapters
+    from anima.headers import read_header
+    from anima.sources.adapters import check_layers, obtain_adapters
 
-    beside = obtain_adapters(study.grid.with_adapters, tell=tell)
+    # A workflow may be one of another model family.
+    check = read_header if study.backend == "comfyui" else check_layers
+    beside = obtain_adapters(study.grid.with_adapters, tell=tell, check=check)
     files = {adapter.sha256: adapter.path for adapter in beside}
     if study.backend == "comfyui":
         from evaluators.comfyui.backend import ComfyUIBackend

@@ -11,22 +11,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 from typing import Protocol
 
 from evaluators.config import GridConfig
 from evaluators.grid import base_cells, batches, select_cells, shown_cells
-from evaluators.sidecar import read_sample
+from evaluators.sidecar import is_whole, read_sample
 from evaluators.sweep.table import Drawn, VerdictTable
 from orchestrator.core.errors import AdapterError
-from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, Checkpoint, Sample, Verdict
 
 AHEAD = 2
 """Batches under way at once: one is finished and judged while the next is drawn."""
-WRITE_EVERY = 64
-"""Pictures after which the table is written; the verdicts themselves are on disk at once."""
+WRITES = 50
+"""How often the table is written on the way through a grid; the verdicts themselves are on disk at once."""
 
 
 class Artist(Protocol):
@@ -70,13 +68,16 @@ class Sweep:
 
     def look(self) -> None:
         """Take in what earlier runs drew and judged. A picture that is not what its sidecar says is drawn again."""
-        for key, cell in self.cells.items():
-            sample = read_sample(self.layout, cell)
-            if sample is not None and _is_whole(self.layout.resolve(sample.image), sample.sha256):
-                self.drawn[key] = sample
+        with ThreadPoolExecutor(thread_name_prefix="look") as pool:
+            found = pool.map(self._whole, self.cells.values())
+            self.drawn = {key: sample for key, sample in zip(self.cells, found, strict=True) if sample is not None}
         if self.judging is not None:
             known = self.table.read(self.judging.identity)
             self.verdicts = {key: verdict for key, verdict in known.items() if key in self.drawn}
+
+    def _whole(self, cell: Cell) -> Sample | None:
+        sample = read_sample(self.layout, cell)
+        return sample if sample is not None and is_whole(self.layout, sample) else None
 
     def lacking(self) -> list[Cell]:
         """Cells without a picture, in their order."""
@@ -90,12 +91,12 @@ class Sweep:
         """Draw and judge what lacks; gives each batch as it is done. The table is written in between and at the end."""
         try:
             self.judge(cell for key, cell in self.cells.items() if key in self.drawn and key not in self.verdicts)
-            written = len(self.drawn)
+            written, often = len(self.drawn), len(self.cells) // WRITES
             for cells, samples in self._ahead(artist, batches(self.lacking(), batch)):
                 self.drawn |= {cell.key: sample for cell, sample in zip(cells, samples, strict=True)}
                 self.judge(cells)
                 yield [Drawn(cell, self.drawn[cell.key], self.verdicts.get(cell.key)) for cell in cells]
-                if len(self.drawn) - written >= WRITE_EVERY:
+                if len(self.drawn) - written > often:
                     self.table.write(self.finished())
                     written = len(self.drawn)
         finally:
@@ -143,7 +144,3 @@ def cells_of(checkpoints: Sequence[Checkpoint], grid: GridConfig, base_sha256: s
     counted = (select_cells(c, grid, base_sha256).items() for c in wanted)
     shown = (shown_cells(c, grid, drawn[c.trial], base_sha256).items() for c in wanted)
     return dict(chain(*counted, base_cells(grid, base_sha256).items(), *shown))
-
-
-def _is_whole(path: Path, sha256: str) -> bool:
-    return path.is_file() and file_sha256(path) == sha256

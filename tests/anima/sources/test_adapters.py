@@ -50,3 +50,12 @@ def test_an_absent_file_is_told_before_and_refused_after(tmp_path: Path) -> None
     assert str(fault).startswith("grid.with_adapters: ")
     with pytest.raises(MissingError, match="there is no such file"):
         obtain_adapters(absent, store=WeightStore(tmp_path / "cache"))
+
+
+def test_adapters_of_other_families_pass_another_check(tmp_path: Path) -> None:
+    store = WeightStore(tmp_path / "cache")
+    seen: list[Path] = []
+    stranger = adapter(tmp_path / "sdxl.safetensors", "lora_unet_input_blocks_4_1_proj_in")
+    (found,) = obtain_adapters([Source(source=str(stranger))], store=store, check=seen.append)
+    assert seen == [stranger]
+    assert found.sha256 == file_sha256(stranger)
