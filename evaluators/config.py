@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from anima.prompt import read_prompt
-from anima.sources.config import HubPlace, Source
+from evaluators.adapter_source import ShortAdapterSource
 from evaluators.prompts import Format, Layout, compose, fill, head_count_lock
 from orchestrator.core.layout import safe_name
 from orchestrator.core.study import ConstantAdapter, Drawing, Prompt, Role
@@ -174,33 +174,6 @@ class DrawingConfig(_Frozen):
         return Drawing(**self.model_dump())
 
 
-class AdapterSource(Source):
-    """An adapter of somebody else that all cells are drawn with, and its strength: `{source: ..., weight: 1.0}`."""
-
-    weight: float = Field(1.0, allow_inf_nan=False)
-
-    @model_validator(mode="after")
-    def _is_a_file(self) -> Self:
-        if isinstance(self.place, HubPlace) and not self.place.file:
-            raise ValueError(f"{self.source} is a model, an adapter is a file: add its path, /like/this.safetensors")
-        return self
-
-    @property
-    def name(self) -> str:
-        """The name of its file."""
-        return self.source.partition("?")[0].rstrip("/").rpartition("/")[2].removesuffix(".safetensors")
-
-    def constant(self) -> ConstantAdapter:
-        """The same as the value that travels with every cell. Its content must be known."""
-        if self.sha256 is None:
-            raise ValueError(f"nobody looked at the content of {self.source} yet")
-        return ConstantAdapter(self.name, self.sha256, self.weight)
-
-
-def _short_adapter(value: Any) -> Any:
-    return {"source": value} if isinstance(value, str) else value
-
-
 class GridConfig(_Frozen):
     """The product of axes that is drawn: epoch x weight x prompt x seed."""
 
@@ -211,7 +184,7 @@ class GridConfig(_Frozen):
     """Strengths the adapter is applied with."""
     epochs: Epochs = EveryEpoch()
     """`all`, `{every: 4, first: 20}`, or a list of epochs."""
-    with_adapters: tuple[Annotated[AdapterSource, BeforeValidator(_short_adapter)], ...] = ()
+    with_adapters: tuple[ShortAdapterSource, ...] = ()
     """Adapters that all cells are drawn with beside the one that is judged, like one that needs few steps: a source as
     for `base`, or `{source: ..., weight: 1.0}`."""
     drawing: DrawingConfig = DrawingConfig()

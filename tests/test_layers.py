@@ -82,6 +82,7 @@ LIGHT = (
     "anima.settings",
     "trainer.study",
     "evaluators.__main__",
+    "evaluators.adapter_source",
     "evaluators.comfyui.*",
     "evaluators.commands.*",
     "evaluators.config",

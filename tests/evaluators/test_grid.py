@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
-from evaluators.config import AdapterSource, DecideConfig, GridConfig
+from evaluators.adapter_source import AdapterSource
+from evaluators.config import DecideConfig, GridConfig
 from evaluators.grid import (
     base_cells,
     batches,
