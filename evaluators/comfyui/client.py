@@ -66,6 +66,9 @@ class ComfyUI:
         answer = self._request("POST", "/prompt", json={"prompt": graph, "client_id": "epochsweep"}, refusals=(400,))
         said = _parsed(answer, self.url)
         if answer.status_code == 400 or said.get("node_errors"):
+            # With several outputs it queues a workflow for those that are sound.
+            if prompt_id := said.get("prompt_id"):
+                self.cancel(str(prompt_id))
             raise DrawingError(_refusal(said), where=self.url, fix="mend the workflow, or what its nodes need")
         return str(said["prompt_id"])
 

@@ -33,7 +33,7 @@ th b { display: block; } .soft { opacity: .75; font-size: .85rem; }
 img { display: block; width: 160px; height: auto; image-rendering: auto; } img.small { image-rendering: pixelated; }
 a { color: inherit; text-decoration: none; display: block; } a:focus-visible { outline: 3px solid Highlight; }
 .fail { border: 2px dashed; } .pass { border: 2px solid; } .unscored, .none { border: 2px dotted; }
-.why { font-size: .75rem; max-width: 160px; }
+.why { max-width: 160px; text-align: left; } summary { cursor: pointer; text-align: center; }
 """
 
 
@@ -50,7 +50,8 @@ def write_sheet(path: Path, title: str, drawn: Sequence[Drawn], layout: Layout) 
         '<meta name=viewport content="width=device-width, initial-scale=1">'
         f'<meta http-equiv=Content-Security-Policy content="{_POLICY}">'
         f"<title>{escape(title)}: grid</title><style>{_STYLE}</style></head><body>"
-        f"<h1>{escape(title)}</h1><p>{lead}. Rows are epochs, columns are seeds; a picture opens in full size.</p>"
+        f"<h1>{escape(title)}</h1>"
+        f"<p>{lead}. Rows are epochs, columns are seeds. A picture opens in full size, its mark says why.</p>"
         f"{body}</body></html>\n"
     )
     write_whole(path, page)
@@ -105,7 +106,8 @@ def _picture(one: Drawn | None, layout: Layout) -> str:
     image = f'<img{own} src="{shown}" loading=lazy alt="{escape(named)}">'
     said = f"{MARKS[outcome]}" if outcome in MARKS else ""
     link = quote(relative_to_table(one.sample.image))
+    told = f"<details class=why><summary>{said}</summary>{escape(words)}</details>" if words else said
     return (
         f'<td><a class={outcome} href="{link}" title="{escape(f"{named}: {words or said}")}">{image}</a>'
-        f"<span class=soft>{said}</span></td>"
+        f"<div class=soft>{told}</div></td>"
     )

@@ -194,6 +194,14 @@ def test_what_a_node_has_against_a_workflow_is_told(url: str, tmp_path: Path, ad
     assert said in str(error)
 
 
+def test_a_workflow_that_is_only_half_sound_is_taken_out_again(
+    url: str, comfyui: FakeComfyUI, tmp_path: Path, adapters: dict[str, Path]
+) -> None:
+    comfyui.half = comfyui.silent = True
+    assert "Value not in list" in str(fault(url, tmp_path, adapters, models={"vae": "none.safetensors"}))
+    assert comfyui.queue() == {"queue_running": [], "queue_pending": []}
+
+
 def test_a_node_that_fails_is_told_and_nothing_is_left_in_its_queue(
     url: str, comfyui: FakeComfyUI, tmp_path: Path, adapters: dict[str, Path]
 ) -> None:
