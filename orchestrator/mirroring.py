@@ -53,7 +53,7 @@ class Mirroring:
     ) -> None:
         """`sealed` is how much of the ledger the volume has; `holds` raises BusyError when the study is another's."""
         self.layout, self.volume, self.sealed = Layout(layout.root.resolve()), volume, sealed
-        self.uploads = Uploads(place=volume.store.place)
+        self.uploads = Uploads(place=volume.store.place, sealed_bytes=sealed.size, moved_at=round(time.time(), 3))
         self._holds, self._every_s, self._tell = holds, every_s, tell
         self._epochs = _sealed_epochs(self.layout.ledger, sealed.size)
         """Recorded epochs by trial, as far as the ledger is sealed."""
@@ -67,6 +67,7 @@ class Mirroring:
         self._thread = threading.Thread(target=self._send, name="mirror", daemon=True)
 
     def start(self) -> Mirroring:
+        self._write_progress()
         self._thread.start()
         return self
 

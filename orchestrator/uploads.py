@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass, field, fields
 from orchestrator.core.files import write_whole
 from orchestrator.core.layout import Layout
 
+QUIET_S = 30.0
+"""A line for people says so when nothing got through for longer."""
+
 
 @dataclass(slots=True)
 class Uploads:
@@ -31,19 +34,25 @@ class Uploads:
     """Unix seconds."""
     moves: int = 0
     """Grows with everything that gets through."""
+    moved_at: float = 0.0
+    """When something got through last: Unix seconds, for people."""
 
     def add(self, files: int, size: int, lacking: dict[str, str]) -> None:
-        """Take in what came of a segment."""
+        """Take in what got through."""
         self.files, self.size, self.moves = self.files + files, self.size + size, self.moves + 1
+        self.moved_at = round(time.time(), 3)
         self.lacking = dict([*self.lacking.items(), *lacking.items()][-100:])
 
     def line(self) -> str:
         """For people."""
         sent = f" | {self.files} files ({self.size / 1e6:.1f} MB) sent by the latest run" if self.files else ""
         if self.outage:
-            minutes = max(0.0, time.time() - (self.outage_since or time.time())) / 60
-            return f"{self.place}{sent} | waiting for {minutes:.0f} min: {self.outage}"
-        return f"{self.place}{sent} | {'sending more' if self.waiting_bytes else 'nothing waits'}"
+            since = _ago(self.outage_since or time.time())
+            return f"{self.place}{sent} | waiting for {since}: {self.outage}"
+        if not self.waiting_bytes:
+            return f"{self.place}{sent} | nothing waits"
+        quiet = f", none got through for {_ago(self.moved_at)}" if self.moved_at < time.time() - QUIET_S else ""
+        return f"{self.place}{sent} | {self.waiting_bytes / 1000:.1f} kB of facts wait with their files{quiet}"
 
 
 def write_uploads(layout: Layout, uploads: Uploads) -> None:
@@ -56,6 +65,14 @@ def read_uploads(layout: Layout) -> Uploads | None:
     try:
         data = json.loads(layout.uploads.read_text(encoding="utf-8"))
         known = {f.name for f in fields(Uploads)}
-        return Uploads(**{key: value for key, value in data.items() if key in known})
+        uploads = Uploads(**{key: value for key, value in data.items() if key in known})
+        # The ledger is further than when this was written, if whoever sends is busy trying.
+        uploads.waiting_bytes = max(0, layout.ledger.stat().st_size - uploads.sealed_bytes)
+        return uploads
     except (OSError, ValueError, TypeError, AttributeError):
         return None
+
+
+def _ago(moment: float) -> str:
+    seconds = max(0.0, time.time() - moment)
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
