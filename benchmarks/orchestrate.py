@@ -40,7 +40,7 @@ from orchestrator.controller import Controller
 from orchestrator.core.files import write_whole
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, Checkpoint, Finding, Sample, Verdict
-from orchestrator.crew import Slice
+from orchestrator.crew import Crew, Slice
 from orchestrator.ledger import Event, Ledger, read_events
 from orchestrator.policy import Target
 from orchestrator.state import StudyState, replay
@@ -207,8 +207,11 @@ class Measured:
     """And when all is."""
 
 
-def run_cells(grid: Grid, root: Path, cluster: ClusterConfig, *, cell_s: float = 0.0, writes: bool = False) -> Measured:
-    """A whole study over Ray, from the first decision to the last fact."""
+Hire = Callable[[FakeWorkers], Crew]
+
+
+def run_cells(grid: Grid, root: Path, hire: Hire, *, cell_s: float = 0.0, writes: bool = False) -> Measured:
+    """A whole study, from the first decision to the last fact."""
     config = grid.config(str(root))
     layout = Layout(config.layout().root.resolve())
     target = wanted_of(config)
@@ -228,8 +231,7 @@ def run_cells(grid: Grid, root: Path, cluster: ClusterConfig, *, cell_s: float =
             published=lambda trial: published_checkpoints(layout, trial),
             watchers=[log, lines, meter],
         )
-        crew = stack.enter_context(closing(RayCrew(workers, cluster, train_threads=1).open()))
-        until_there(crew, cluster)
+        crew = stack.enter_context(closing(hire(workers)))
         controller.open("fake", to_data(config), base_sha256=BASE, dataset_sha256="")
         began, cpu, own = time.monotonic(), time.process_time(), time.thread_time()
         controller.run(crew)
@@ -243,17 +245,23 @@ def wanted_of(config: StudyConfig) -> Target:
     return build_target(config, dataset_sha256="", base_sha256=BASE)
 
 
-def until_there(crew: RayCrew, cluster: ClusterConfig) -> None:
-    """Wait until every artist is up: starting processes is not what is measured."""
-    assert cluster.inference_actors != "all"
-    while crew.slots["draw"] < cluster.inference_actors * cluster.in_flight:
-        crew.wait(0.2)
+def on_ray(artists: int, in_flight: int) -> Hire:
+    """Actors on this machine, all of them up: starting processes is not what is measured."""
+
+    def hire(workers: FakeWorkers) -> Crew:
+        cluster = ClusterConfig(inference_actors=artists, in_flight=in_flight)
+        crew = RayCrew(workers, cluster, train_threads=1).open()
+        while crew.slots["draw"] < artists * in_flight:
+            crew.wait(0.2)
+        return crew
+
+    return hire
 
 
 def measure_cells(options: argparse.Namespace) -> dict[str, object]:
     grid = Grid(options.cells // options.seeds, options.seeds, options.batch)
     with tempfile.TemporaryDirectory() as folder:
-        found = run_cells(grid, Path(folder), ClusterConfig(inference_actors=options.artists, in_flight=2))
+        found = run_cells(grid, Path(folder), on_ray(options.artists, options.in_flight))
         size = sum(path.stat().st_size for path in Path(folder).rglob("ledger.jsonl"))
     per_cell = 1e6 / found.cells
     return {
@@ -270,14 +278,13 @@ def measure_cells(options: argparse.Namespace) -> dict[str, object]:
 
 
 def measure_actors(options: argparse.Namespace) -> dict[str, object]:
-    """Cells per second of one actor and of many, over the middle of the study: from a tenth to the last tenth."""
+    """Cells per second of one actor and of many, from the first decision to the end of the study."""
     rates: dict[int, float] = {}
     for actors in (1, options.actors):
         cells = round(options.actor_s * actors / options.cell_s)
         grid = Grid(max(1, cells // options.seeds), options.seeds, options.batch)
         with tempfile.TemporaryDirectory() as folder:
-            cluster = ClusterConfig(inference_actors=actors, in_flight=options.in_flight)
-            found = run_cells(grid, Path(folder), cluster, cell_s=options.cell_s)
+            found = run_cells(grid, Path(folder), on_ray(actors, options.in_flight), cell_s=options.cell_s)
         rates[actors] = found.cells / found.seconds
     one, many = rates[1], rates[options.actors]
     return {
@@ -294,7 +301,7 @@ def measure_resume(options: argparse.Namespace) -> dict[str, object]:
     grid = Grid(options.done // options.seeds, options.seeds, options.batch)
     with tempfile.TemporaryDirectory() as folder:
         config = grid.config(folder)
-        run_cells(grid, Path(folder), ClusterConfig(inference_actors=options.artists), writes=True)
+        run_cells(grid, Path(folder), on_ray(options.artists, options.in_flight), writes=True)
         layout = Layout(config.layout().root.resolve())
         target = wanted_of(config)
         replayed, state = timed(lambda: replay(read_events(layout.ledger)))

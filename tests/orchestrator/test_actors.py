@@ -19,7 +19,7 @@ import pytest
 from evaluators.grid import select_cells
 from infra.config import ClusterConfig
 from orchestrator.actors import RayCrew
-from orchestrator.core.errors import AdapterError, StudyError
+from orchestrator.core.errors import AdapterError, MissingError, StudyError
 from orchestrator.core.study import Cell, Sample, Verdict
 from orchestrator.crew import Drawn, Failed, Judged, Report, Slice, Trained
 from orchestrator.policy import Draw, Judge, Train
@@ -191,6 +191,28 @@ def test_a_ray_that_does_not_start_is_one_clear_error(tmp_path: Path, monkeypatc
         RayCrew(TinyWorkers(tmp_path), ClusterConfig(attempts=2)).open()
     assert "cluster.provider=inline" in error.value.fix
     assert len(starts) == 2
+
+
+def test_as_many_draw_as_the_machines_that_joined_have_room_for(tmp_path: Path) -> None:
+    asked = {"address": "127.0.0.1:1", "inference_actors": "all", "device": "cuda"}
+    crew = RayCrew(TinyWorkers(tmp_path), ClusterConfig.model_validate(asked), train_threads=2)
+    assert crew._artists() == 1, "one at least is waited for"
+    crew._alive = {"head": {"CPU": 8.0}, "a": {"GPU": 2.0}}
+    assert crew._artists() == 1
+    crew._alive["b"] = {"GPU": 4.0}
+    assert crew._artists() == 5, "six GPUs, one of which trains"
+    crew._cluster = crew._cluster.model_copy(update={"device": "cpu", "threads": 2, "trainers": 2})
+    crew._threads = {"train": 2, "draw": 2, "judge": 1}
+    crew._alive = {"a": {"CPU": 5.0}, "b": {"CPU": 4.0}}
+    assert crew._artists() == 2, "two fit on each, and two places are the trainers'"
+
+
+def test_a_cluster_is_not_joined_without_its_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "epochsweep-of-our-own")
+    crew = RayCrew(TinyWorkers(tmp_path), ClusterConfig(address="127.0.0.1:1"))
+    with pytest.raises(MissingError, match="the token of the Ray cluster is not here") as error:
+        crew.open()
+    assert "RAY_AUTH_TOKEN" in error.value.fix
 
 
 DRIVER = """
