@@ -7,6 +7,7 @@ the same sizes), pictures, captions, batch and AdamW. A side is made once; `step
 from __future__ import annotations
 
 import importlib.machinery
+import importlib.util
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -223,11 +224,12 @@ def sd_scripts(folder: Path, work: Work) -> Step:
 
 def _their_modules(folder: Path, work: Work) -> tuple[Any, Any]:
     # Its helpers import packages that neither model nor network uses.
-    for name in ("torchvision", "torchvision.transforms", "cv2"):
-        if importlib.util.find_spec(name.partition(".")[0]) is None:
-            sys.modules.setdefault(name, _empty(name))
-    if "torchvision" in sys.modules and not hasattr(sys.modules["torchvision"], "transforms"):
-        sys.modules["torchvision"].transforms = sys.modules["torchvision.transforms"]  # type: ignore[attr-defined]
+    for name, parts in {"torchvision": ("transforms",), "cv2": ()}.items():
+        if importlib.util.find_spec(name) is None:
+            sys.modules[name] = _empty(name)
+            for part in parts:
+                sys.modules[f"{name}.{part}"] = _empty(f"{name}.{part}")
+                setattr(sys.modules[name], part, sys.modules[f"{name}.{part}"])
     sys.path.insert(0, str(folder))
     models = importlib.import_module("library.anima_models")
     networks = importlib.import_module("networks.lora_anima")
