@@ -10,6 +10,7 @@ from pathlib import Path
 from anima.base import POCKET, base_folder, missing_parts
 from anima.sources.adapters import missing_adapters
 from anima.sources.config import BaseSources, HubPlace, LocalPlace, parse_place
+from anima.sources.folders import is_remote, local_folder
 from anima.sources.hub import cached_folder, is_offline, not_cached
 from anima.sources.obtain import WHOLE_BASE, missing_sources
 from orchestrator.config import StudyConfig
@@ -72,17 +73,20 @@ def _missing_base(base: BaseSources | str) -> list[MissingError]:
 def dataset_root(config: StudyConfig) -> Path:
     """Where the study's pictures are: the given folder, where the program runs for folders without one, or its own."""
     root = config.dataset.root or ("." if config.dataset.folders else "")
-    return Path(root).expanduser() if root else config.layout().dataset
+    return local_folder(root) if root else config.layout().dataset
 
 
 def dataset_folders(config: StudyConfig) -> list[Path]:
     """Every folder that holds pictures of the study."""
     root = dataset_root(config)
-    return [root / Path(folder.path).expanduser() for folder in config.dataset.folders] or [root]
+    return [root / local_folder(folder.path) for folder in config.dataset.folders] or [root]
 
 
 def _missing_dataset(config: StudyConfig) -> list[MissingError]:
-    folders = [folder for folder in dataset_folders(config) if not folder.is_dir()]
+    # What lies in a store is fetched when the study begins.
+    addresses = [folder.path for folder in config.dataset.folders] or [config.dataset.root]
+    places = zip(dataset_folders(config), addresses, strict=True)
+    folders = [folder for folder, address in places if not folder.is_dir() and not is_remote(address)]
     if config.dataset.drawn is not None or not folders:
         return []
     expected = sum(config.dataset.expect.values())

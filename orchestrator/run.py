@@ -35,7 +35,7 @@ from orchestrator.target import build_target
 from orchestrator.watch import LogFile, PlainLines, Screen, choice_lines, from_here
 from orchestrator.workers import StudyWorkers
 from trainer.checkpoints import published_checkpoints
-from trainer.dataset import read_dataset
+from trainer.dataset import bring_dataset, read_dataset
 from trainer.facts import StepLogged
 from trainer.identity import trial_id
 
@@ -92,6 +92,7 @@ def prepare(config: StudyConfig, *, tell: Callable[[str], None] = lambda _: None
         from trainer.drawn import ensure_drawn_dataset
 
         ensure_drawn_dataset(root, config.dataset.drawn)
+    bring_dataset(config.dataset, tell=tell)
     dataset = read_dataset(root, config.dataset, config.triggers)
     _try_judge(config)
     layout = Layout(config.layout().root.resolve())

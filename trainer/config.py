@@ -49,7 +49,7 @@ class FolderConfig(_Frozen):
     """One folder of a dataset, and what holds for all its pictures. Captions are held to `role` and `cast`."""
 
     path: str
-    """Relative to `dataset.root`, or to where the program runs when there is none."""
+    """Relative to `dataset.root`, or to where the program runs when there is none; or `s3://bucket/prefix`."""
     repeats: PositiveInt = 1
     """On top of `dataset.repeats` and of the folder names' own."""
     role: Role | None = None
@@ -69,7 +69,7 @@ class DatasetConfig(_Frozen):
     """Pictures, each with a caption of the same name: one folder (`root`), or several (`folders`)."""
 
     root: str = ""
-    """The folder; empty together with `drawn` means the study's own `dataset/`."""
+    """The folder, here or in a store (`s3://bucket/prefix`); empty together with `drawn` means the study's own."""
     repeats: PositiveInt = 1
     """How often an epoch shows each picture. A subfolder named `5_anything` shows its pictures five times as often."""
     folders: tuple[FolderConfig, ...] = ()

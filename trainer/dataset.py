@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from anima.sources.folders import bring, is_remote, local_folder
 from orchestrator.core.errors import DatasetError
 from orchestrator.core.identity import digest
 from trainer.caption_files import Caption, FaultyCaption, caption_file, read_captions
@@ -147,6 +148,13 @@ def read_dataset(root: Path, config: DatasetConfig, triggers: Sequence[str]) -> 
     return Dataset(root, tuple(items.values()), config.repeats, skipped, _ignored(root, config))
 
 
+def bring_dataset(config: DatasetConfig, *, tell: Callable[[str], None] = lambda _: None) -> None:
+    """Fetch what of a dataset lies in an S3 store, unless it is here as it is there. Raises StudyError."""
+    for address in (config.root, *(folder.path for folder in config.folders)):
+        if is_remote(address):
+            bring(address, tell=tell)
+
+
 def read_all_captions(root: Path, config: DatasetConfig, triggers: Sequence[str]) -> list[Told]:
     """What the caption files say, as far as they can be read; pictures are not opened, nor need they be there."""
     told = {}
@@ -165,7 +173,7 @@ def read_all_captions(root: Path, config: DatasetConfig, triggers: Sequence[str]
 
 def _list_files(root: Path, config: DatasetConfig, suffixes: Collection[str]) -> Iterator[Listed]:
     for folder in config.folders or (FolderConfig(path="."),):
-        place = root / Path(folder.path).expanduser()
+        place = root / local_folder(folder.path)
         if not place.is_dir():
             raise DatasetError("there is no such folder", where=str(place), fix="correct dataset.root")
         for file in sorted(p for p in place.rglob("*") if p.suffix.lower() in suffixes and _visible(p, place)):
@@ -221,7 +229,7 @@ def _ignored(root: Path, config: DatasetConfig) -> Mapping[str, int]:
 
 
 def _places(root: Path, config: DatasetConfig) -> list[Path]:
-    return [root / Path(folder.path).expanduser() for folder in config.folders] or [root]
+    return [root / local_folder(folder.path) for folder in config.folders] or [root]
 
 
 def _visible(file: Path, place: Path) -> bool:

@@ -17,12 +17,13 @@ from anima.base import base_sha256
 from anima.match import inspect_base
 from anima.settings import checked, read_yaml
 from anima.sources.config import BaseSources
+from anima.sources.folders import local_folder
 from anima.sources.obtain import obtain_base
 from orchestrator.core.errors import ConfigError
 from orchestrator.core.layout import Layout, safe_name
 from trainer.captions import check_mirroring, one_sided_marks
 from trainer.config import DatasetConfig, TrainConfig, complete_trials
-from trainer.dataset import Dataset, read_dataset
+from trainer.dataset import Dataset, bring_dataset, read_dataset
 from trainer.identity import trial_id
 from trainer.job import TrialJob
 
@@ -89,10 +90,11 @@ class TrainingStudy(BaseModel):
     def dataset_root(self) -> Path:
         """Where its pictures are."""
         root = self.dataset.root or ("." if self.dataset.folders else "")
-        return Path(root).expanduser() if root else self.layout().dataset
+        return local_folder(root) if root else self.layout().dataset
 
-    def read_dataset(self) -> Dataset:
-        """Its pictures and captions, checked. Raises DatasetError."""
+    def read_dataset(self, *, tell: Callable[[str], None] = lambda _: None) -> Dataset:
+        """Its pictures and captions, checked; what is elsewhere is fetched. Raises DatasetError, MissingError."""
+        bring_dataset(self.dataset, tell=tell)
         return read_dataset(self.dataset_root(), self.dataset, self.triggers)
 
     def jobs(self, dataset: Dataset, *, tell: Callable[[str], None] = lambda _: None) -> dict[str, TrialJob]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from anima.adapter_files import AdapterMetadata, write_adapter
+from anima.sources.folders import is_remote, local_folder
 from orchestrator.core.errors import DatasetError, StudyError
 from orchestrator.core.fence import Fence
 from orchestrator.core.files import write_whole
@@ -22,7 +23,7 @@ from orchestrator.core.study import Checkpoint
 from orchestrator.core.version import VERSION
 from trainer.buckets import training_fits
 from trainer.checkpoints import intact_checkpoints, publish, saved_epochs
-from trainer.dataset import Dataset, read_dataset
+from trainer.dataset import Dataset, bring_dataset, read_dataset
 from trainer.facts import CheckpointSaved, EpochStarted, TrialFact
 from trainer.guards import NotFinite, mark_diverged, refuse_diverged
 from trainer.job import TrialJob
@@ -180,7 +181,10 @@ def _publish(session: Session, epoch: int) -> Checkpoint:
 
 def trial_dataset(job: TrialJob, layout: Layout) -> Dataset:
     """The dataset as the trial was begun with. Raises DatasetError for one that was edited since."""
-    dataset = read_dataset(Path(job.dataset_root), job.dataset, job.triggers)
+    # Every machine has a copy of its own of what lies in a store.
+    bring_dataset(job.dataset)
+    root = local_folder(job.dataset.root) if is_remote(job.dataset.root) else Path(job.dataset_root)
+    dataset = read_dataset(root, job.dataset, job.triggers)
     if job.dataset_sha256 not in ("", dataset.sha256):
         raise DatasetError(
             "the dataset was edited since this run began",

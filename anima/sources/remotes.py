@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -167,10 +167,10 @@ def _web_faults(name: str) -> Iterator[None]:
 
 
 class S3File:
-    """An object of an S3 store."""
+    """An object of an S3 store. `client`, from `s3_client`, serves several: making one takes longer than a picture."""
 
-    def __init__(self, bucket: str, key: str) -> None:
-        self._bucket, self._key = bucket, key
+    def __init__(self, bucket: str, key: str, client: Any = None) -> None:
+        self._bucket, self._key, self._shared = bucket, key, client
 
     @property
     def name(self) -> str:
@@ -200,52 +200,89 @@ class S3File:
             yield from body.iter_chunks(CHUNK_BYTES >> 3)
 
     def close(self) -> None:
-        if "_client" in self.__dict__:
+        if "_client" in self.__dict__ and self._shared is None:
             self._client.close()
 
     @cached_property
     def _client(self) -> Any:
-        import boto3
-        from botocore.config import Config
+        return self._shared or s3_client()
 
-        # A session of its own: the shared one keeps the credentials of whoever asked first.
-        return boto3.session.Session().client(
-            "s3",
-            config=Config(
-                retries={"max_attempts": 10, "mode": "standard"},
-                s3={"addressing_style": "path"},
-                # Stores that are not Amazon's know no checksums beyond the ETag.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                connect_timeout=TIMEOUT_S[0],
-                read_timeout=TIMEOUT_S[1],
-                max_pool_connections=32,
-            ),
-        )
+    def _faults(self) -> AbstractContextManager[None]:
+        return _s3_faults(self.name)
 
-    @contextmanager
-    def _faults(self) -> Iterator[None]:
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
-        from urllib3.exceptions import HTTPError
 
-        try:
-            yield
-        except (NoCredentialsError, PartialCredentialsError) as error:
-            raise MissingError(
-                "no S3 credentials in the environment",
-                where=self.name,
-                fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_ENDPOINT_URL_S3 where it is not Amazon's)",
-            ) from error
-        except ClientError as error:
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            code = error.response.get("Error", {}).get("Code", "")
-            if status in (408, 429) or status >= 500:
-                raise Interrupted(f"the store answers {status} {code}") from error
-            what = "the store refuses it" if status in (401, 403) else "the store has no such object"
-            fix = "check the credentials" if status in (401, 403) else "correct bucket and key"
-            raise MissingError(f"{what} ({status} {code})", where=self.name, fix=fix) from error
-        except (BotoCoreError, HTTPError, OSError) as error:
-            raise Interrupted(_reason(error)) from error
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An object as a listing tells of it."""
+
+    key: str
+    size: int
+    version: str
+
+
+def s3_endpoint() -> str:
+    """The store that the environment names."""
+    with closing(s3_client()) as client:
+        return str(client.meta.endpoint_url)
+
+
+def list_s3(client: Any, bucket: str, prefix: str) -> Iterator[Listed]:
+    """Every object whose key begins with `prefix`. Raises MissingError."""
+    name = f"s3://{bucket}/{prefix}"
+    try:
+        with _s3_faults(name):
+            for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+                for entry in page.get("Contents", ()):
+                    yield Listed(entry["Key"], int(entry["Size"]), str(entry.get("ETag", "")))
+    except Interrupted as error:
+        # boto3 itself has tried ten times by now.
+        raise MissingError(f"the store does not answer ({error})", where=name, fix="try again later") from error
+
+
+def s3_client() -> Any:
+    """A client of the store that the environment names; to be closed."""
+    import boto3
+    from botocore.config import Config
+
+    # A session of its own: the shared one keeps the credentials of whoever asked first.
+    return boto3.session.Session().client(
+        "s3",
+        config=Config(
+            retries={"max_attempts": 10, "mode": "standard"},
+            s3={"addressing_style": "path"},
+            # Stores that are not Amazon's know no checksums beyond the ETag.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            connect_timeout=TIMEOUT_S[0],
+            read_timeout=TIMEOUT_S[1],
+            max_pool_connections=32,
+        ),
+    )
+
+
+@contextmanager
+def _s3_faults(name: str) -> Iterator[None]:
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise MissingError(
+            "no S3 credentials in the environment",
+            where=name,
+            fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_ENDPOINT_URL_S3 where it is not Amazon's)",
+        ) from error
+    except ClientError as error:
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        code = error.response.get("Error", {}).get("Code", "")
+        if status in (408, 429) or status >= 500:
+            raise Interrupted(f"the store answers {status} {code}") from error
+        what = "the store refuses it" if status in (401, 403) else "the store has no such object"
+        fix = "check the credentials" if status in (401, 403) else "correct bucket and key"
+        raise MissingError(f"{what} ({status} {code})", where=name, fix=fix) from error
+    except (BotoCoreError, HTTPError, OSError) as error:
+        raise Interrupted(_reason(error)) from error
 
 
 def _reason(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -31,7 +32,8 @@ def run(conf: Path, overrides: Sequence[str], only: str | None, console: Console
         if team.leads:
             stack.enter_context(sole_driver(study.layout().lock))
             _draw_dataset(study)
-            study.jobs(study.read_dataset(), tell=lambda said: console.print(said, markup=False, highlight=False))
+            tell = partial(console.print, markup=False, highlight=False)
+            study.jobs(study.read_dataset(tell=tell), tell=tell)
         # The others find the pictures drawn and the base fetched.
         team.wait()
         jobs = study.jobs(study.read_dataset())
