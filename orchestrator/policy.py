@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain, groupby, islice
 from math import isnan
 from typing import Literal
@@ -22,7 +23,7 @@ from evaluators.rates import Selection, epoch_rate, epoch_rates, select
 from orchestrator.board import Board
 from orchestrator.choosing import next_cells, recorded_cells, select_by_curve
 from orchestrator.core.errors import StudyError
-from orchestrator.core.study import Cell, Choice, EpochRate, Verdict
+from orchestrator.core.study import Cell, Checkpoint, Choice, EpochRate, Verdict
 from orchestrator.state import StudyState
 from orchestrator.stopping import as_stopped, stopped
 
@@ -215,15 +216,26 @@ def wanted_cells(target: Target, state: StudyState) -> dict[str, Cell]:
     return {cell.key: cell for cell in sorted(drawn, key=lambda c: (-c.epoch, c.weight, c.prompt.name, c.seed))}
 
 
-def cells_beside(target: Target, state: StudyState) -> dict[str, Cell]:
+def cells_beside(target: Target, state: StudyState) -> Mapping[str, Cell]:
     """Controls and probes of what is saved, by key, newest epoch first: they are shown, and no rate counts them."""
     if not target.grid.shown_prompts:
         return {}
-    there = [(state.checkpoints.get((t.trial, e)), t.drawn) for t in target.trials for e in t.drawn]
-    saved = [(checkpoint, drawn) for checkpoint, drawn in there if checkpoint is not None]
-    cells = dict(base_cells(target.grid, target.base_sha256))
-    for checkpoint, drawn in sorted(saved, key=lambda found: -found[0].epoch):
-        cells |= shown_cells(checkpoint, target.grid, drawn, target.base_sha256)
+    saved = tuple(
+        (t.drawn, tuple(found for e in t.drawn if (found := state.checkpoints.get((t.trial, e))) is not None))
+        for t in target.trials
+    )
+    return _beside(target.grid, target.base_sha256, saved)
+
+
+@lru_cache(maxsize=4)
+def _beside(
+    grid: GridConfig, base_sha256: str, saved: tuple[tuple[tuple[int, ...], tuple[Checkpoint, ...]], ...]
+) -> Mapping[str, Cell]:
+    """`saved`: of each trial, the epochs that are drawn and those of them that are there. It is asked for at every
+    decision, and changes when an epoch is saved."""
+    cells = dict(base_cells(grid, base_sha256))
+    for checkpoint, drawn in sorted(((c, drawn) for drawn, own in saved for c in own), key=lambda one: -one[0].epoch):
+        cells |= shown_cells(checkpoint, grid, drawn, base_sha256)
     return cells
 
 
