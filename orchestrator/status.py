@@ -15,6 +15,7 @@ from orchestrator.core.layout import Layout
 from orchestrator.ledger import read_events
 from orchestrator.policy import Target, TrialTarget, cells_beside, rates
 from orchestrator.state import StudyState, replay
+from orchestrator.stopping import as_stopped
 from orchestrator.uploads import read_uploads
 from orchestrator.watch import Tally, choice_lines, curve_text
 
@@ -46,6 +47,7 @@ def show_status(name: str, console: Console) -> int:
 
 def status_lines(state: StudyState, target: Target, layout: Layout) -> list[str]:
     """Progress in words and figures, of what the study wants now."""
+    target = as_stopped(target, state)
     ago, tally = max(0.0, time.time() - state.last_event_at), Tally(target)
     lines = [
         f"study    {state.study or layout.root.name} ({_standing(state)}; last fact {_duration(ago)} ago)",

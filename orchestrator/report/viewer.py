@@ -25,7 +25,8 @@ function show(shot) {
   said.replaceChildren(...shot.title.split('\\n').map(line => {
     const p = document.createElement('p'); p.textContent = line; return p;
   }));
-  for (const button of viewer.querySelectorAll('.down')) button.hidden = !shot.closest('td');
+  const table = shot.closest('tbody');
+  for (const button of viewer.querySelectorAll('.down')) button.hidden = !table || table.rows.length < 2;
   file.hidden = !shot.dataset.file;
   if (shot.dataset.file) file.href = shot.dataset.file;
   if (!viewer.open) viewer.showModal();
@@ -39,7 +40,7 @@ function step(across, down) {
     next = row && row.cells[cell.cellIndex + across];
     next = next && next.querySelector('button.shot');
   } else {
-    const all = [...at.parentElement.querySelectorAll('button.shot')];
+    const all = [...(at.closest('.gallery') || at.parentElement).querySelectorAll('button.shot')];
     next = all[all.indexOf(at) + across + down];
   }
   if (next) show(next);
@@ -62,7 +63,7 @@ for (const button of viewer.querySelectorAll('[data-step]'))
 
 def viewer() -> Markup:
     """The enlarged view, closed until a picture is chosen."""
-    steps = {"previous seed": "-1,0", "next seed": "1,0", "previous epoch": "0,-1", "next epoch": "0,1"}
+    steps = {"previous": "-1,0", "next": "1,0", "previous epoch": "0,-1", "next epoch": "0,1"}
     buttons = [
         element("button", label, type="button", data_step=by, class_="down" if "epoch" in label else None)
         for label, by in steps.items()

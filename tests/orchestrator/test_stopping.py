@@ -118,6 +118,9 @@ def test_training_ends_once_the_best_is_behind_and_the_study_goes_on_with_what_i
     assert state.finished_at is not None
     assert f"trial stopped | trial={TRIAL}" in said.getvalue()
     assert "training ended" in said.getvalue()
+    told = "\n".join(status_lines(state, wanted(policy=policy), Layout(tmp_path / "study")))
+    assert f"{last} of {last} epochs saved" in told
+    assert "stopped, saving" in told
 
 
 def test_a_stop_holds_for_the_next_run_and_not_for_one_that_does_not_stop(tmp_path: Path) -> None:
