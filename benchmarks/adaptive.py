@@ -155,7 +155,7 @@ def wanted(study: Study, number: int, policy: str) -> Target:
     seeds = tuple(range(1000 * (number + 1), 1000 * (number + 1) + FULL_SEEDS))
     third = len(trial.drawn) * FULL_SEEDS // 3
     decide_by = DecideConfig.model_validate(
-        {"policy": policy, "margin": study.config.decide.margin, "budget": third, "confirm_seeds": 20}
+        {"policy": policy, "margin": study.config.decide.margin, "budget": third, "target_regret": 0}
     )
     grid = study.target.grid.model_copy(update={"seeds": seeds, "batch": 8})
     return replace(study.target, trials=(trial,), grid=grid, decide=decide_by)

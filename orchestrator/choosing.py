@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from orchestrator.state import StudyState
 
 
+LOOKING, WATCHING = 0.15, 0.5
+"""Share of the budget `adaptive` may spend while training goes on: for first looks, or to see when the best is past."""
+
+
 def recorded_cells(target: Target, state: StudyState) -> dict[str, Cell]:
     """Drawn cells that speak about an epoch, or are controls, as the study is configured now; by key."""
     there = {(t.trial, e): state.checkpoints.get((t.trial, e)) for t in target.trials for e in t.drawn}
@@ -165,14 +169,14 @@ def _asks(target: Target, situation: Situation, at_most: int) -> tuple[Ask, ...]
         return coarse_to_fine(situation, at_most, stride=decide.coarse_every, again=decide.finalist_seeds)
     if _content(situation, decide.margin, decide.target_regret):
         return ()
-    return _adaptive(situation, at_most)
+    return _adaptive(situation, at_most, LOOKING if decide.stop == "off" else WATCHING)
 
 
 @lru_cache(maxsize=16)
-def _adaptive(situation: Situation, at_most: int) -> tuple[Ask, ...]:
+def _adaptive(situation: Situation, at_most: int, pace: float) -> tuple[Ask, ...]:
     from evaluators.decide.adaptive import adaptive
 
-    return adaptive(situation, at_most).asks
+    return adaptive(situation, at_most, pace=pace).asks
 
 
 @lru_cache(maxsize=16)

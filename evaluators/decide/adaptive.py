@@ -41,9 +41,13 @@ class Proposal:
     process: Process | None = None
 
 
-def adaptive(situation: Situation, at_most: int, *, control: bool = True) -> Proposal:
-    """Up to `at_most` pictures. The same situation always gives the same answer."""
-    room = min(at_most, _affordable(situation))
+def adaptive(situation: Situation, at_most: int, *, control: bool = True, pace: float = PACE) -> Proposal:
+    """Up to `at_most` pictures. The same situation always gives the same answer.
+
+    Until training ends, no more than the share `pace` of the budget is spent, in proportion to what is saved: pictures
+    that are drawn when all epochs are there go to those that count.
+    """
+    room = min(at_most, _affordable(situation, pace))
     if room <= 0 or not situation.saved:
         return Proposal(())
     asks = _controls(situation, room)[:room] if control else []
@@ -62,11 +66,11 @@ def adaptive(situation: Situation, at_most: int, *, control: bool = True) -> Pro
     return Proposal(tuple(asks[:room]), contest.process)
 
 
-def _affordable(situation: Situation) -> int:
+def _affordable(situation: Situation, pace: float) -> int:
     if situation.trained or situation.budget is None:
         return situation.left
     saved = len(set(situation.saved) & set(situation.space.planned)) / len(situation.space.planned)
-    return int(situation.budget * PACE * saved) - len(situation.asked)
+    return int(situation.budget * pace * saved) - len(situation.asked)
 
 
 def _fingerprint(situation: Situation) -> int:

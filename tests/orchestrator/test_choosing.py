@@ -118,7 +118,7 @@ def test_drawing_ends_when_its_time_is_over() -> None:
 
 
 def test_adaptive_draws_while_training_at_its_pace() -> None:
-    wanted, state = study("adaptive", budget=96), saved(*range(1, 13))
+    wanted, state = study("adaptive", budget=96, stop="advise"), saved(*range(1, 13))
     training = frozenset({Train(TRIAL)})
     assert Train(TRIAL) in decide(wanted, state, Standing())
     for _ in range(60):
