@@ -71,7 +71,7 @@ def _adapters(
     study: SweepStudy, folder: Path | None, layout: Layout, tell: Callable[[str], None]
 ) -> tuple[list[Checkpoint], dict[str, Path]]:
     """The epochs to draw, and where their files are by content."""
-    from evaluators.sweep.adapters import as_checkpoints, folder_adapters, trained_checkpoints
+    from evaluators.sweep.adapters import as_checkpoints, folder_adapters, selected, trained_checkpoints
 
     folder = folder or (Path(study.adapters) if study.adapters else None)
     if folder is None:
@@ -81,9 +81,8 @@ def _adapters(
                 "the study has no adapters yet", where=str(layout.root), fix="train first, or give --adapters FOLDER"
             )
         return trained, {c.sha256: layout.resolve(c.adapter) for c in trained}
-    of_others = as_checkpoints(
-        folder_adapters(folder.expanduser(), tell=tell), layout.root / "grid" / "adapters.json", tell=tell
-    )
+    there = selected(folder_adapters(folder.expanduser(), tell=tell), study.grid)
+    of_others = as_checkpoints(there, layout.root / "grid" / "adapters.json", tell=tell)
     return [c for c, _ in of_others.values()], {sha256: path for sha256, (_, path) in of_others.items()}
 
 

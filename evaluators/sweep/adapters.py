@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import nan
@@ -23,6 +23,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from anima.commands.terminal import size
+from evaluators.config import GridConfig
 from orchestrator.core.errors import ConfigError, DamagedError, MissingError
 from orchestrator.core.files import write_whole
 from orchestrator.core.identity import file_sha256
@@ -34,6 +36,8 @@ _NAMED = (
     re.compile(r"(?P<name>.+)-(?P<number>\d{6})"),
     re.compile(r"(?P<name>.+)_(?P<step>\d{9})"),
 )
+WORTH_A_WORD = 2 << 30
+"""Bytes that take seconds to read."""
 _WHOLE_FOLDER = ("adapter", "adapter_model", "pytorch_lora_weights")
 
 
@@ -117,8 +121,17 @@ def trained_checkpoints(layout: Layout) -> list[Checkpoint]:
     return [Checkpoint.from_json(json.loads(marker.read_text(encoding="utf-8"))) for marker in markers]
 
 
+def selected(adapters: Sequence[FoundAdapter], grid: GridConfig) -> list[FoundAdapter]:
+    """Those whose epochs a grid draws; the others need not be read."""
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for found in adapters:
+        numbers[found.name].append(found.number or 0)
+    drawn = {name: set(grid.select_epochs(tuple(sorted(own)))) for name, own in numbers.items()}
+    return [found for found in adapters if found.number in drawn[found.name]]
+
+
 def as_checkpoints(
-    adapters: Iterable[FoundAdapter], remembered: Path, *, tell: Callable[[str], None] = lambda _: None
+    adapters: Sequence[FoundAdapter], remembered: Path, *, tell: Callable[[str], None] = lambda _: None
 ) -> dict[str, tuple[Checkpoint, Path]]:
     """Files of others as checkpoints, by the sha256 of their content, and where they are.
 
@@ -126,9 +139,12 @@ def as_checkpoints(
     """
     known = _read_hashes(remembered)
     checkpoints: dict[str, tuple[Checkpoint, Path]] = {}
-    for found in adapters:
-        path, status = found.path.resolve(), found.path.stat()
-        stamp = f"{path}|{status.st_size}|{status.st_mtime_ns}"
+    stamped = [(found, _stamp(found.path)) for found in adapters]
+    unread = [found.path.stat().st_size for found, stamp in stamped if stamp not in known]
+    if sum(unread) > WORTH_A_WORD:
+        tell(f"reading {len(unread)} adapters once, to know them by content ({size(sum(unread))})")
+    for found, stamp in stamped:
+        path = found.path.resolve()
         if stamp not in known:
             known[stamp] = file_sha256(path)
         sha256 = known[stamp]
@@ -137,10 +153,16 @@ def as_checkpoints(
             continue
         trial = re.sub(r"[^A-Za-z0-9._-]+", "-", found.name).strip("-._")[:60] or "adapter"
         figures = {"step": 0, "loss": nan, "exposures_per_image": nan, "seconds": nan}
-        record = Checkpoint(trial, found.number or 0, path.name, sha256, status.st_size, **figures)  # type: ignore[arg-type]
+        record = Checkpoint(trial, found.number or 0, path.name, sha256, path.stat().st_size, **figures)  # type: ignore[arg-type]
         checkpoints[sha256] = (record, path)
     write_whole(remembered, json.dumps(known, indent=2) + "\n")
     return checkpoints
+
+
+def _stamp(path: Path) -> str:
+    """Another one when a file was written since."""
+    status = path.stat()
+    return f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
 
 
 def _read_hashes(path: Path) -> dict[str, str]:

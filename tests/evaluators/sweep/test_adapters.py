@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from evaluators.sweep.adapters import as_checkpoints, folder_adapters, found_adapter, trained_checkpoints
+from evaluators.config import GridConfig
+from evaluators.sweep.adapters import as_checkpoints, folder_adapters, found_adapter, selected, trained_checkpoints
 from orchestrator.core.errors import ConfigError, MissingError
 from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import Layout
@@ -109,6 +110,15 @@ def test_files_become_checkpoints_by_content_and_hashes_are_remembered(
     monkeypatch.setattr("evaluators.sweep.adapters.file_sha256", never)
     again = as_checkpoints(folder_adapters(tmp_path), memory)
     assert list(again) == list(made)
+
+
+def test_only_epochs_that_are_drawn_are_read(tmp_path: Path) -> None:
+    for epoch in range(1, 8):
+        file(tmp_path / f"kei-{epoch:06d}.safetensors", epoch)
+    file(tmp_path / "kana_step500.safetensors", 9)
+    grid = {"prompts": [{"name": "p", "text": "a", "cast": ["a"]}], "seeds": [1], "epochs": {"every": 3}}
+    found = selected(folder_adapters(tmp_path), GridConfig.model_validate(grid))
+    assert [(f.name, f.number) for f in found] == [("kana", 500), ("kei", 3), ("kei", 6), ("kei", 7)]
 
 
 def test_what_a_study_trained_is_found(tmp_path: Path) -> None:
