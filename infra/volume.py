@@ -270,9 +270,9 @@ class LocalVolume:
         """Whether a recorded file is still what was recorded."""
         path = self.layout.resolve(relative)
         try:
-            if not path.is_file():
-                return "absent"
             return "whole" if file_sha256(path) == sha256 else "corrupt"
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return "absent"
         except OSError as error:
             raise VolumeError(f"cannot read: {error.strerror or error}", where=str(path)) from error
 

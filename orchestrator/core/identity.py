@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,15 @@ def digest(facts: Mapping[str, Any], *, length: int = 16) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
+AT_ONCE = 2**20
+"""Files up to so many bytes are read at once: most are pictures, and a buffer for more would cost more than they do."""
+
+
 def file_sha256(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
-    with path.open("rb") as stream:
+    with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - a study has many, and Path.open takes its time
+        if os.fstat(stream.fileno()).st_size <= AT_ONCE:
+            return hashlib.sha256(stream.read()).hexdigest()
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from orchestrator.core.errors import ConfigError
 
-_resolved = lru_cache(maxsize=256)(Path.resolve)
-"""Where a root really is: asked for every picture of a study, and the same for all of them."""
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 
 
@@ -132,7 +130,23 @@ class Layout:
 
     def resolve(self, relative: str) -> Path:
         """The file a recorded path names; a path that leaves the study folder is refused."""
-        path = (self.root / relative).resolve()
-        if not path.is_relative_to(_resolved(self.root)):
-            raise ConfigError(f"recorded path {relative!r} leaves the study folder {self.root}")
+        folder, _, name = relative.rpartition("/")
+        path = _inside(self.root, folder) / name
+        if name in ("", ".", "..") or relative.startswith("/") or path.is_symlink():
+            path = (self.root / relative).resolve()
+            if not path.is_relative_to(_inside(self.root, "")):
+                raise _leaves(self.root, relative)
         return path
+
+
+@lru_cache(maxsize=4096)
+def _inside(root: Path, folder: str) -> Path:
+    """Where a folder of a study really is: asked for each of its pictures, and the same for all of them."""
+    path = (root / folder).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise _leaves(root, folder)
+    return path
+
+
+def _leaves(root: Path, relative: str) -> ConfigError:
+    return ConfigError(f"recorded path {relative!r} leaves the study folder {root}")
