@@ -6,7 +6,7 @@
 Trials of `conf/quickstart.yaml` are trained with different seeds. Every epoch is then drawn on seeds that no study
 uses: the share of these pictures that pass is taken for its true rate. Repeated studies, each on seeds of its own, ask
 the study's own policy what to draw, epoch by epoch as training would save them, and choose. Every picture is drawn by
-the real engine and read by the real judge, once: `pool.jsonl` keeps what was said of it, so a broken run loses nothing.
+the real engine and read by the real judge, once: `pool-*.jsonl` keeps what was said, so a broken run loses nothing.
 """
 
 from __future__ import annotations
@@ -149,15 +149,15 @@ def checkpoints(layout: Layout, trial: str) -> list[Checkpoint]:
     return published_checkpoints(layout, trial)
 
 
-def wanted(study: Study, number: int, policy: str) -> Target:
-    """What the `number`-th study wants: one trial, seeds of its own, a policy at a third of the full grid at most."""
+def wanted(study: Study, number: int, policy: str, first_seed: int | None = None) -> Target:
+    """What the `number`-th study wants: one trial, its own seeds, a policy at a third of the full grid at most."""
     trial = study.target.trials[number % len(study.target.trials)]
-    seeds = tuple(range(1000 * (number + 1), 1000 * (number + 1) + FULL_SEEDS))
+    first = 1000 * (number + 1) if first_seed is None else first_seed
     third = len(trial.drawn) * FULL_SEEDS // 3
     decide_by = DecideConfig.model_validate(
         {"policy": policy, "margin": study.config.decide.margin, "budget": third, "target_regret": 0}
     )
-    grid = study.target.grid.model_copy(update={"seeds": seeds, "batch": 8})
+    grid = study.target.grid.model_copy(update={"seeds": tuple(range(first, first + FULL_SEEDS)), "batch": 8})
     return replace(study.target, trials=(trial,), grid=grid, decide=decide_by)
 
 
@@ -190,14 +190,13 @@ def _done(work: Draw | Judge, state: StudyState, pool: Pool) -> None:
             state.verdicts[cell.key, verdict.judge, verdict.judge_version] = verdict
 
 
-def run_study(study: Study, number: int, policy: str, rates: dict[str, dict[int, float]], pool: Pool) -> Result:
-    """One study by one policy."""
-    target = wanted(study, number, policy)
+def run_study(target: Target, number: int, rates: dict[str, dict[int, float]], layout: Layout, pool: Pool) -> Result:
+    """One study by its policy."""
     trial = target.trials[0].trial
-    state = replayed(target, checkpoints(study.layout, trial), pool)
+    state = replayed(target, checkpoints(layout, trial), pool)
     epoch = choose(target, state).chosen.epoch
     true = rates.get(trial, {epoch: nan})
-    return Result(number, trial, policy, len(state.cells), epoch, true[epoch], max(true.values()))
+    return Result(number, trial, target.decide.policy, len(state.cells), epoch, true[epoch], max(true.values()))
 
 
 def report(results: Sequence[Result], rates: dict[str, dict[int, float]], seeds: int) -> str:
@@ -224,11 +223,22 @@ def report(results: Sequence[Result], rates: dict[str, dict[int, float]], seeds:
     return "\n".join(lines)
 
 
+def studies(study: Study, count: int, replays: int) -> Iterator[tuple[Target, int]]:
+    """Studies on seeds of their own, or so many replays per trial on the seeds the true rates are known by."""
+    for policy in ("adaptive", "coarse_to_fine", "full"):
+        for number in range(replays * len(study.target.trials) if replays else count):
+            first = TRUE_FROM + 10 * (number // len(study.target.trials)) if replays else None
+            yield wanted(study, number, policy, first), number
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.adaptive", description=__doc__.split("\n")[0])
     parser.add_argument("--root", type=Path, default=Path("runs"), help="where the trials and the pool are kept")
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after so long; the same command goes on")
     parser.add_argument("--studies", type=int, default=10)
+    parser.add_argument(
+        "--replays", type=int, default=0, help="instead: so many studies per trial on pictures there are"
+    )
     parser.add_argument("--true-seeds", type=int, default=150, help="pictures of every epoch for its true rate")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", choices=("truth", "studies"), help="work on one part, beside another process")
@@ -245,19 +255,18 @@ def main() -> None:
         if options.only == "truth":
             return
         results = []
-        for policy in ("adaptive", "coarse_to_fine", "full"):
-            for number in range(options.studies):
-                results.append(run_study(study, number, policy, rates, pool))
-                console.print(json.dumps(asdict(results[-1])))
+        for target, number in studies(study, options.studies, options.replays):
+            results.append(run_study(target, number, rates, study.layout, pool))
+            console.print(json.dumps(asdict(results[-1])))
     except OutOfTime:
         console.print("The window is over; the same command goes on.")
         return
     if not rates:
         return
     console.print(report(results, rates, options.true_seeds))
-    need = ceil(0.9 * options.studies)
-    near = sum(r.regret <= WITHIN + 1e-9 for r in results if r.policy == "adaptive")
-    console.print(f"adaptive: {near} of {options.studies}, {need} wanted", style=None if near >= need else "bold")
+    mine = [r for r in results if r.policy == "adaptive"]
+    near = sum(r.regret <= WITHIN + 1e-9 for r in mine)
+    console.print(f"adaptive: {near} of {len(mine)}, {ceil(0.9 * len(mine))} wanted")
 
 
 if __name__ == "__main__":
