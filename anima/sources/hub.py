@@ -60,8 +60,9 @@ def shown(place: HubPlace) -> str:
     return f"hf://{place.repo}{at}" + (f"/{place.file}" if place.file else "")
 
 
-def not_cached(place: HubPlace, *, what: str = "base") -> MissingError:
-    """What to say when it is not in the cache and the hub must not be asked. `what` names it for people."""
+def not_cached(place: HubPlace) -> MissingError:
+    """What to say when it is not in the cache and the hub must not be asked."""
+    what = "file" if place.file else "base"
     wanted = " ".join(part for part in (place.repo, place.file) if part)
     at = "" if place.revision == "main" else f" --revision {place.revision}"
     return MissingError(

@@ -61,7 +61,7 @@ def missing_source(where: str, source: Source) -> MissingError | None:
     if isinstance(place, LocalPlace) and not place.path.exists():
         return MissingError("there is no such file or folder", where=f"{where}: {place.path}", fix="correct it")
     if isinstance(place, HubPlace) and is_offline() and not (cached_folder(place) / place.file).exists():
-        return not_cached(place, what=where.partition(".")[0])
+        return not_cached(place)
     return None
 
 

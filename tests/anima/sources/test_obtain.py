@@ -348,7 +348,7 @@ def test_sources_that_cannot_be_fetched_are_told_all_at_once(files: SingleFiles,
     )
     assert [str(fault).partition(" — ")[0] for fault in faults] == [
         f"{tmp_path.home()}/.cache/huggingface/hub/models--owner--model/snapshots/main: "
-        "base hf://owner/model/qwen.safetensors is not in the hub's local cache",
+        "file hf://owner/model/qwen.safetensors is not in the hub's local cache",
         f"base.vae: {tmp_path}/none.safetensors: there is no such file or folder",
     ]
     assert "hf download owner/model qwen.safetensors" in str(faults[0])
