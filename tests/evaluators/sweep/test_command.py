@@ -118,10 +118,13 @@ def test_a_file_that_is_no_adapter_is_told_and_the_others_are_drawn(
     for file in loras.iterdir():
         (tmp_path / file.name).symlink_to(file)
     (tmp_path / "kei-000003.safetensors").write_bytes((loras / "kei.safetensors").read_bytes()[:-40])
-    assert main(["grid", str(conf), "--adapters", str(tmp_path), "--threads", "1"]) == 6
+    command = ["grid", str(conf), "study=faulty", "--adapters", str(tmp_path), "--threads", "1", "grid.seeds=[1]"]
+    assert main(command) == 6
     text = said(capsys)
     assert "not drawn: kei epoch 3:" in text
-    assert "pictures of 3 epochs, 5 of them there already" in text
+    assert "grid     4 pictures of 3 epochs, 0 of them there already" in text
+    assert main(command) == 6, "it is tried again, and the others are there"
+    assert "4 pictures of 3 epochs, 3 of them there already" in said(capsys)
 
 
 @pytest.mark.parametrize(
