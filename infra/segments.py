@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from infra.marker import Published
 from infra.volume import Volume
-from orchestrator.core.errors import AbsentError
+from orchestrator.core.errors import AbsentError, BusyError, VolumeError
 
 SEGMENT_BYTES = 2**20
 """About the most that one segment holds; a longer line is a segment of its own."""
@@ -67,8 +67,19 @@ def agreed(volume: Volume, ledger: Path) -> tuple[Sealed, bool]:
 
 
 def seal(volume: Volume, lines: bytes, sealed: Sealed) -> Sealed:
-    """Publish whole lines as the next segment. Raises VolumeError when another writer has taken its number."""
-    volume.put(segment_key(sealed.segments + 1), lines)
+    """Publish whole lines as the next segment. Raises BusyError when another writer has taken its number."""
+    key = segment_key(sealed.segments + 1)
+    try:
+        volume.put(key, lines)
+    except VolumeError:
+        taken = volume.find(key)
+        if taken is None or taken.sha256 == hashlib.sha256(lines).hexdigest():
+            raise
+        raise BusyError(
+            "another machine recorded facts of this study meanwhile",
+            where=f"{key} in {volume.store.place}",
+            fix="run the same command again: it goes on from there, and takes in what was made here",
+        ) from None
     return Sealed(sealed.segments + 1, sealed.size + len(lines))
 
 

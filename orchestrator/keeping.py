@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from infra.dialects import Patience
 from infra.lease import SILENCE_S, Beating, acquire
@@ -33,6 +33,7 @@ class Keeping:
         self._layout = Layout(config.layout().root.resolve())
         self._sealed = Sealed()
         self._mirroring: Mirroring | None = None
+        self._told_lost = False
 
     def join(self) -> None:
         """Make this machine's ledger go on from the volume's. Raises VolumeError."""
@@ -56,10 +57,14 @@ class Keeping:
 
         def both(line: str) -> None:
             self._tell(line)
-            note(line)
+            # Whoever sends may outlive the run's log by a moment.
+            with suppress(ValueError):
+                note(line)
 
         def lost(error: BusyError) -> None:
-            both(f"stopping | {error}")
+            if not self._told_lost:
+                self._told_lost = True
+                both(f"stopping | {error}")
             stop()
 
         self._lease.when_lost = lost
@@ -68,6 +73,7 @@ class Keeping:
             self.volume,
             self._sealed,
             holds=self._lease.check,
+            lost=lost,
             every_s=self._config.volume.seal_every_s,
             tell=both,
         ).start()

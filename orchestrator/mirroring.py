@@ -48,13 +48,17 @@ class Mirroring:
         sealed: Sealed,
         *,
         holds: Callable[[], None] = lambda: None,
+        lost: Callable[[BusyError], None] = lambda _: None,
         every_s: float = 10.0,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`sealed` is how much of the ledger the volume has; `holds` raises BusyError when the study is another's."""
+        """`sealed` is how much of the ledger the volume has; `holds` raises BusyError when the study is another's.
+
+        `lost` hears when that is found out here.
+        """
         self.layout, self.volume, self.sealed = Layout(layout.root.resolve()), volume, sealed
         self.uploads = Uploads(place=volume.store.place, sealed_bytes=sealed.size, moved_at=round(time.time(), 3))
-        self._holds, self._every_s, self._tell = holds, every_s, tell
+        self._holds, self._lost, self._every_s, self._tell = holds, lost, every_s, tell
         self._epochs = _sealed_epochs(self.layout.ledger, sealed.size)
         """Recorded epochs by trial, as far as the ledger is sealed."""
         self._recorded = self._size()
@@ -124,7 +128,8 @@ class Mirroring:
                     moved = self._one_segment()
                     self._healthy()
                     pause_s = 1.0
-                except BusyError:
+                except BusyError as error:
+                    self._lost(error)
                     raise
                 except StudyError as error:
                     self._unwell(error)

@@ -6,6 +6,7 @@ Only the work itself is scripted; volumes, servers, ledgers and the run around t
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 import time
@@ -14,8 +15,10 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
+from safetensors.numpy import save
 
 import orchestrator.keeping
 import orchestrator.mirroring
@@ -37,6 +40,7 @@ from orchestrator.restoring import STATE_FILE
 from orchestrator.run import INTERRUPTED, Study, drive, prepare
 from orchestrator.state import StudyState, replay
 from orchestrator.uploads import Uploads, read_uploads, write_uploads
+from orchestrator.verify import check
 from tests.infra.conftest import BUCKET, HASTY, store_at
 from tests.infra.proxy import Fault, proxied
 from tests.infra.servers import Server
@@ -104,7 +108,7 @@ class StatefulTrainer(ScriptedTrainer):
             epoch, layout = self.missing[0], self.layout
             state = layout.states(self.trial) / f"epoch-{epoch:04d}" / STATE_FILE
             state.parent.mkdir(parents=True, exist_ok=True)
-            state.write_bytes(f"state of epoch {epoch}".encode() * 2000)
+            state.write_bytes(save({"weight": np.full(9000, epoch, dtype=np.float32)}))
             with layout.metrics(self.trial).open("a") as stream:
                 stream.write(json.dumps({"epoch": epoch, "step": epoch * 10}) + "\n")
         return super().advance(turn_s)
@@ -174,6 +178,38 @@ def test_a_study_stopped_here_goes_on_on_an_empty_machine(
     volume = volume_of(there)
     assert {volume.verify(key) for key in volume.keys()} == {"whole"}  # noqa: SIM118 (not a mapping)
     assert {"study.yaml", "report.html"} <= set(volume.keys())
+
+
+class Killed(BaseException):
+    """The machine is gone, with its disk."""
+
+
+def gone() -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("seed", [*range(5), *(pytest.param(n, marks=pytest.mark.soak) for n in range(5, 40))])
+def test_machines_that_are_lost_at_random_moments_make_one_whole_study(
+    tmp_path: Path, undisturbed: tuple[StudyState, list[str]], seed: int
+) -> None:
+    """What a lost machine had recorded and not sent is made again; nothing else is, and all comes out the same.
+
+    The thread that sends for a lost machine may still be at work when the next one begins, as after a network split.
+    """
+    chance, place, machines = random.Random(seed), tmp_path / "mounted", list[Path]()
+    code = -1
+    while code != 0:
+        machines.append(tmp_path / f"machine{len(machines)}")
+        config = config_of(machines[-1], place)
+        with suppress(Killed, BusyError):
+            code = run(config, after=chance.randrange(1, 9) if len(machines) < 8 else -1, then=gone, states=True)
+    assert results(known(config)) == results(undisturbed[0])
+    checked, _ = check(config.layout(), volume=volume_of(config), deep=True)
+    assert checked.faults == []
+    made = calls(*machines)
+    assert set(made) == set(undisturbed[1]), "nothing was left out"
+    if len(machines) > 1:
+        assert len(made) < len(machines) * len(undisturbed[1]), "it was not begun anew each time"
 
 
 def test_an_epoch_is_pulled_from_the_bucket_while_and_after_the_study_runs(

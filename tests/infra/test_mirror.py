@@ -15,7 +15,7 @@ from infra.folder import FolderStore
 from infra.mirror import File, Group, Outcome, checkpoint_group, fetch, publish, replace, sample_group
 from infra.segments import Sealed, agreed, next_lines, seal, sealed_pieces, segment_key, segments
 from infra.volume import LocalVolume, Volume
-from orchestrator.core.errors import ConfigError, VolumeError
+from orchestrator.core.errors import BusyError, ConfigError, VolumeError
 from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import Layout
 from orchestrator.ledger import read_events
@@ -222,6 +222,6 @@ def test_a_number_is_taken_once(volume: Volume) -> None:
     """Two machines that both take themselves for the writer: the second one's facts are refused."""
     seal(volume, b"mine\n", Sealed())
     assert seal(volume, b"mine\n", Sealed()) == Sealed(1, 5), "the answer to the first may have been lost"
-    with pytest.raises(VolumeError, match="another file is published under this key"):
+    with pytest.raises(BusyError, match="another machine recorded facts of this study meanwhile"):
         seal(volume, b"yours\n", Sealed())
     assert b"".join(sealed_pieces(volume)) == b"mine\n"
