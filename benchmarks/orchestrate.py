@@ -31,6 +31,7 @@ from typing import TypeVar
 import psutil  # type: ignore[import-untyped]
 from rich.console import Console
 
+from evaluators.grid import select_cells
 from evaluators.sidecar import sidecar_of
 from infra.config import ClusterConfig
 from infra.volume import LocalVolume
@@ -304,6 +305,7 @@ def measure_resume(options: argparse.Namespace) -> dict[str, object]:
         run_cells(grid, Path(folder), on_ray(options.artists, options.in_flight), writes=True)
         layout = Layout(config.layout().root.resolve())
         target = wanted_of(config)
+        select_cells.cache_clear()  # A new process knows none of the grid yet.
         replayed, state = timed(lambda: replay(read_events(layout.ledger)))
         with closing(Ledger(layout.ledger)) as ledger:
             published = lambda trial: published_checkpoints(layout, trial)  # noqa: E731
