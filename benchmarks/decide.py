@@ -47,14 +47,14 @@ Result = tuple[str, int, float, float, float, float]
 """Policy, pictures, regret, expected regret, share of epochs covered, whether the chosen epoch's rate is covered."""
 
 
-def study(setting: Setting, streams: int, number: int) -> list[Result]:
-    """All policies on one simulated study; the stream, which takes the longest, on the first `streams` of them."""
+def study(setting: Setting, streams: range, number: int) -> list[Result]:
+    """All policies on one simulated study; the stream, which takes the longest, on the numbers of `streams` only."""
     world = World(setting, number)
     return [
         measured(world, "full", ask_for(world, full, 900)),
         *_by_coarse_to_fine(world),
         *(measured(world, "adaptive", at) for at in adaptively(world, MARKS)),
-        *([measured(world, "adaptive, stream", streamed(world, 230))] if number < streams else []),
+        *([measured(world, "adaptive, stream", streamed(world, 230))] if number in streams else []),
     ]
 
 
@@ -200,10 +200,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run it; 1 when a promise was not kept."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decide", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--curves", type=int, default=200, help="simulated studies per setting (200)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first study (0): others, to look again")
     parser.add_argument("--workers", type=int, default=1, help="processes (1); figures do not depend on it")
     parser.add_argument("--out", type=Path, help="write the page here as well")
     options = parser.parse_args(arguments)
-    few = max(1, options.curves // 5)
+    numbers = range(options.first, options.first + options.curves)
+    few = numbers[: max(1, options.curves // 5)]
     lines: list[Line] = []
     stops: dict[str, list[tuple[int, float]]] = {}
     # Read by the workers when they import numpy: the matrices are too small for threads.
@@ -211,13 +213,13 @@ def main(arguments: list[str] | None = None) -> int:
     with get_context("spawn").Pool(options.workers) as pool:
         large = {seeds: pool.apply(analysis_seconds, (seeds,)) for seeds in (1, 6)}
         for setting in SETTINGS:
-            lines += lines_of(setting, pool.imap(partial(study, setting, few), range(options.curves)))
+            lines += lines_of(setting, pool.imap(partial(study, setting, few), numbers))
             print(f"{setting.name}: done", file=sys.stderr)
         for setting in SETTINGS[:2]:
-            stops[setting.name] = list(pool.imap(partial(stopped_training, setting), range(few)))
+            stops[setting.name] = list(pool.imap(partial(stopped_training, setting), few))
         for shape in OTHER_SHAPES:
             setting = Setting(1.0, shape=shape)
-            lines += lines_of(setting, pool.imap(partial(study, setting, 0), range(few)))
+            lines += lines_of(setting, pool.imap(partial(study, setting, range(0)), few))
         pool.close()
         pool.join()
     used = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -56,7 +56,7 @@ def test_a_lead_is_counted_study_by_study() -> None:
 
 def test_one_study_measures_every_policy_at_every_mark() -> None:
     (setting,) = SETTINGS[:1]
-    found = {(line.policy, line.pictures): line for line in lines_of(setting, [study(setting, 0, 5)])}
+    found = {(line.policy, line.pictures): line for line in lines_of(setting, [study(setting, range(0), 5)])}
     assert {at for policy, at in found if policy == "adaptive"} == {102, 144, 230, 252}
     assert {at for policy, at in found if policy == "coarse to fine"} == set(STRIDES)
     assert found["full", 900].regret < 0.2
