@@ -19,7 +19,7 @@ from torch import Tensor
 
 from anima.adapter_files import AdapterMetadata, read_adapter, write_adapter
 from anima.lora import Merger, adapter_state, inject
-from orchestrator.core.errors import AdapterError
+from orchestrator.core.errors import AdapterError, VolumeError
 from orchestrator.core.identity import file_sha256
 from tests.anima.tiny_transformer import forward, tiny_transformer
 
@@ -140,7 +140,7 @@ def test_a_write_that_fails_leaves_the_old_file_alone(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(VolumeError, match="No space left"):
         write_adapter(path, state, replace(METADATA, epoch=8))
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
