@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -40,7 +41,7 @@ from trainer.samples import plan_samples
 from trainer.schedule import learning_rate_at
 from trainer.states import Origin, Place, newest_state, save_state
 from trainer.step import Outcome, Shown, StepMaker
-from trainer.team import Team
+from trainer.team import OneRow, Team
 from trainer.text import FrozenText, Text, TrainedText
 
 
@@ -167,11 +168,13 @@ class Session:
 
     def _optimize(self, parts: Sequence[Batch], rate: float) -> Outcome:
         maker = StepMaker(self.base, self._latents, self._text, self._config, self.team, self._show, self.economy.micro)
+        before = self._generator.get_state()
         outcome = self._together(maker, parts)
         parameters = self.adaptation.parameters
         self._check("loss", outcome.errors.isfinite(), parts)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self._config.clip_norm)
-        self._check("gradient", torch.isfinite(norm).cpu().expand(len(outcome.errors)), parts)
+        if not norm.isfinite():
+            self._check("gradient", self._finite_alone(maker, parts, before), parts)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
@@ -201,6 +204,19 @@ class Session:
         summed = Outcome(outcome.loss.to(device), outcome.errors.to(device))
         self.team.add_up([summed.loss, summed.errors, *(p.grad for p in parameters if p.grad is not None)])
         return Outcome(summed.loss.cpu(), summed.errors.cpu())
+
+    def _finite_alone(self, maker: StepMaker, parts: Sequence[Batch], generator_state: Tensor) -> Tensor:
+        """Whose gradient is finite, picture by picture in the same step. Nobody's, if only their sum is not."""
+        found = []
+        for number, part in enumerate(parts):
+            for row in range(len(part)):
+                self._optimizer.zero_grad()
+                self._generator.set_state(generator_state)
+                replace(maker, team=OneRow(part=number, row=row)).gradients(parts, self._generator)
+                grads = [p.grad for p in self.adaptation.parameters if p.grad is not None]
+                found.append(bool(torch.nn.utils.get_total_norm(grads).isfinite()))
+        finite = torch.tensor(found)
+        return torch.zeros_like(finite) if finite.all() else finite
 
     def _check(self, what: str, finite: Tensor, parts: Sequence[Batch]) -> None:
         """Raise NotFinite with the pictures that are not."""

@@ -52,6 +52,38 @@ def test_a_loss_that_is_no_number_ends_the_trial_and_names_the_picture(dataset_r
     assert published_checkpoints(Layout(tmp_path), "main") == []
 
 
+def overflowing(*arguments: Any, **named: Any) -> Base:
+    """A base whose backward pass overflows, as in a narrow number format, for latents that are far too large."""
+    base = load_base(*arguments, **named)
+
+    def after(_module: Any, inputs: tuple[torch.Tensor, ...], output: tuple[torch.Tensor, ...]) -> None:
+        large = inputs[0].abs().amax(dim=(1, 2, 3, 4), keepdim=True) > 1e5
+        if output[0].requires_grad:
+            output[0].register_hook(lambda gradient: gradient.masked_fill(large, float("inf")))
+
+    base.transformer.register_forward_hook(after)
+    return base
+
+
+def test_a_gradient_that_overflows_names_the_picture_it_comes_from(
+    dataset_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error is a number all the while, and it shares its step and its pass with others."""
+    job = make_job(tmp_path, dataset_root, SHORT)
+    made = make_session(job)
+    item = next(i for i in made.dataset.items if i.file == "keichan-001.png")
+    files = TensorFiles(Layout(tmp_path).cache / "latents", memory_bytes=0)
+    key = made._latents._key(View(item, (96, 64), flip=False))
+    latent = files.get(key)
+    assert latent is not None
+    files.put(key, torch.full_like(latent, 1e8))
+    monkeypatch.setattr("trainer.session.load_base", overflowing)
+    with pytest.raises(DivergedError, match=r"the gradient is not a number at step \d in epoch 1") as diverged:
+        list(run_trial(job))
+    assert "(pictures: keichan-001.png)" in str(diverged.value)
+    assert published_checkpoints(Layout(tmp_path), "main") == []
+
+
 def test_a_diverged_trial_is_not_trained_again_until_the_mark_is_gone(
     dataset_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
