@@ -244,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__)
     parser.add_argument("--rounds", type=int, default=20, help="timed optimizer steps of each side")
     parser.add_argument("--pictures", type=int, default=8)
-    parser.add_argument("--checkpointing", choices=("off", "on"), default="off")
+    parser.add_argument("--checkpointing", choices=("auto", "off", "on"), default="auto")
     parser.add_argument("--sd-scripts", type=Path, help="a checkout of kohya-ss/sd-scripts to measure beside")
     parser.add_argument("--real", action="store_true", help="the real sizes; needs a GPU and 20 GB of disk")
     parser.add_argument("--count", action="store_true", help="only count the real step's operations")

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from trainer.config import TrainConfig
 
 log = logging.getLogger(__name__)
 
+CPU_KEPT_BYTES = 2**30
+"""What the passes of `auto` may keep on a CPU, however large its memory."""
 SHARE = 0.8
 """How much of the free memory kept activations may take: the rest is for what a step needs besides, and for holes."""
 
@@ -26,14 +28,14 @@ class _EnoughError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Economy:
-    """`micro` pictures pass at once (never more than the batch); `checkpointing` computes activations again."""
+    """Up to `micro` pictures of a step pass at once; `checkpointing` computes activations again."""
 
     micro: int
     checkpointing: bool
 
-    def spared(self) -> Economy:
-        """What to try after running out of memory: computed again, half as many at once."""
-        return replace(self, micro=max(1, self.micro // 2), checkpointing=True)
+    def spared(self, batch: int) -> Economy:
+        """What to try after running out of memory: computed again, half a batch at once."""
+        return Economy(max(1, min(self.micro, batch) // 2), True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +48,22 @@ class Largest:
 
 
 def economy_of(config: TrainConfig, base: Base, adapter_bytes: int, largest: Largest) -> Economy:
-    """As configured; `auto` measures what a pass keeps on a GPU, and never checkpoints on a CPU.
+    """As configured; `auto` measures what a pass keeps on a GPU. On a CPU, where large passes are faster, it never
+    checkpoints and lets as much of a step pass at once as keeps little.
 
     adapter_bytes: size of the fp32 parameters, whose gradients and moments will take their place beside activations.
     """
     if config.checkpointing != "auto":
         return Economy(config.batch, config.checkpointing == "on")
-    if base.device.type != "cuda":
-        return Economy(config.batch, False)
     try:
         kept = kept_bytes(base, largest, config.batch)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return Economy(config.batch, True)
+    if base.device.type != "cuda":
+        passes = min(config.grad_accum, max(1, CPU_KEPT_BYTES // kept))
+        return Economy(config.batch * passes, False)
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(base.device)
     economy = Economy(config.batch, not fits(kept, free, adapter_bytes))

@@ -153,7 +153,7 @@ class Session:
 
     def spare_memory(self) -> None:
         """Make do with less: to be called when memory ran out, before rewinding."""
-        self.economy = self.economy.spared()
+        self.economy = self.economy.spared(self._config.batch)
         self._optimizer.zero_grad(set_to_none=True)
         if self.base.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -36,8 +37,17 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class _Taken:
+    """A picture of the step: its place there, what it trains with, and what was drawn for it."""
+
+    place: int
+    shown: Shown
+    draws: Draws
+
+
+@dataclass(frozen=True, slots=True)
 class StepMaker:
-    """Computes gradients; whoever calls it makes the step. `micro` pictures pass through the transformer at once."""
+    """Computes gradients; whoever calls it makes the step. Up to `micro` pictures of one size pass at once."""
 
     base: Base
     latents: LatentCache
@@ -50,20 +60,25 @@ class StepMaker:
     def gradients(self, parts: Sequence[Batch], generator: torch.Generator) -> Outcome:
         """Add to the parameters' gradients those of the mean loss over all pictures of the step, however they split."""
         pictures = sum(map(len, parts))
-        loss, errors, start = torch.zeros((), dtype=torch.float64), torch.zeros(pictures), 0
+        loss, errors = torch.zeros((), dtype=torch.float64), torch.zeros(pictures)
+        for taken in _passes(list(self._taken(parts, generator)), self.micro):
+            mean, each = self._loss([one.shown for one in taken], _together([one.draws for one in taken]))
+            (mean * (len(taken) / pictures)).backward()
+            loss += mean.item() * len(taken) / pictures
+            errors[[one.place for one in taken]] = each
+        return Outcome(loss, errors)
+
+    def _taken(self, parts: Sequence[Batch], generator: torch.Generator) -> Iterator[_Taken]:
+        """This process's pictures of the step, in order."""
+        start = 0
         for number, part in enumerate(parts):
             shown = [self.show(exposure) for exposure in part]
             # Drawn for the whole batch by everybody: the numbers must not depend on who takes what.
             draws = draw(self._shape(shown), generator, self.config)
-            rows = self.team.rows(number, len(parts), len(part))
-            for place in range(0, len(rows), self.micro):
-                taken = list(rows[place : place + self.micro])
-                mean, each = self._loss([shown[row] for row in taken], _of_rows(draws, taken))
-                (mean * (len(taken) / pictures)).backward()
-                loss += mean.item() * len(taken) / pictures
-                errors[[start + row for row in taken]] = each
+            for row in self.team.rows(number, len(parts), len(part)):
+                one = Draws(draws.noise[row : row + 1], draws.sigmas[row : row + 1], (draws.dropped[row],))
+                yield _Taken(start + row, shown[row], one)
             start += len(part)
-        return Outcome(loss, errors)
 
     def _shape(self, shown: Sequence[Shown]) -> torch.Size:
         return torch.Size((len(shown), *self.base.codec.latent_shape(*shown[0].view.size)))
@@ -92,5 +107,13 @@ class StepMaker:
         return loss_weights(sigmas, config.loss_weighting) * torch.tensor(own)
 
 
-def _of_rows(draws: Draws, rows: Sequence[int]) -> Draws:
-    return Draws(draws.noise[list(rows)], draws.sigmas[list(rows)], tuple(draws.dropped[row] for row in rows))
+def _passes(taken: Sequence[_Taken], micro: int) -> Iterator[Sequence[_Taken]]:
+    """Neighbours of one size, at most so many: what passes through the transformer at once."""
+    for _, alike in groupby(taken, key=lambda one: one.shown.view.size):
+        same_size = list(alike)
+        yield from (same_size[start : start + micro] for start in range(0, len(same_size), micro))
+
+
+def _together(draws: Sequence[Draws]) -> Draws:
+    dropped = tuple(whether for one in draws for whether in one.dropped)
+    return Draws(torch.cat([one.noise for one in draws]), torch.cat([one.sigmas for one in draws]), dropped)

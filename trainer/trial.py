@@ -89,7 +89,7 @@ def _train_guarded(session: Session, missing: list[int], progress: Progress) -> 
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            if spared or session.economy == session.economy.spared():
+            if spared or session.economy == session.economy.spared(session.job.train.batch):
                 raise _out_of_memory(session) from error
             session.spare_memory()
             log.warning("out of memory, trying again with less | trial=%s | %s", trial, session.economy)

@@ -108,7 +108,7 @@ def test_a_fault_that_does_not_come_again_leaves_no_trace(
     def once(clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        return velocity_target(clean, noise) * (float("nan") if calls == 6 else 1.0)
+        return velocity_target(clean, noise) * (float("nan") if calls == 4 else 1.0)
 
     monkeypatch.setattr("trainer.step.velocity_target", once)
     again = list(run_trial(make_job(tmp_path / "b", dataset_root, SHORT)))

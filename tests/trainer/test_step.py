@@ -63,6 +63,18 @@ def close(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
     return all(float((x - y).abs().max()) < 1e-4 * scale for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_micro_batches_that_pass_together_give_the_same_step(roots: Path, tmp_path: Path, checkpointing: bool) -> None:
+    made, passes = session(roots, tmp_path), list[int]()
+    made.base.transformer.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+    apart, slowly = run(made, Economy(1, False))
+    together, quickly = run(made, Economy(4, checkpointing))
+    assert passes == [1, 1, 1, 1, 1, 4, 1]
+    assert torch.allclose(together.errors, apart.errors, rtol=1e-4)
+    assert float(together.loss) == pytest.approx(float(apart.loss), rel=1e-5)
+    assert close(slowly, quickly)
+
+
 def test_the_loss_is_the_mean_over_pictures_not_over_batches(roots: Path, tmp_path: Path) -> None:
     outcome, _ = run(session(roots, tmp_path), Economy(2, False))
     assert outcome.errors.shape == (5,)
