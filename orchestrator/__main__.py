@@ -10,11 +10,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from orchestrator.commands import completion, plan, pull, report, run, status, sync, verify
+from orchestrator.commands import completion, logs, plan, pull, report, run, status, stop, sync, verify
 from orchestrator.core.errors import ConfigError, StudyError, VolumeError
 from orchestrator.core.files import refused
 
-COMMANDS = (run, plan, status, report, pull, verify, sync, completion)
+COMMANDS = (run, plan, status, logs, stop, report, pull, verify, sync, completion)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a disk says that takes no more."""

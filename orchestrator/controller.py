@@ -148,7 +148,7 @@ class Controller:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.target, self.volume, self.state = target, volume, state
-        self.stop_requested = False
+        self.stop_requested = self.end_requested = False
         self._ledger, self._published, self._watchers = ledger, published, watchers
         self._clock, self._sleep, self._heal = clock, sleep, heal
         self._failures = Failures(attempts, back_off_s, lost_nodes)
@@ -176,20 +176,39 @@ class Controller:
         """Ask for an end soon; may be called from anywhere."""
         self.stop_requested = True
 
+    def end(self) -> None:
+        """Ask for an end once the drawings, verdicts and epochs under way are there; may be called from anywhere."""
+        self.end_requested = True
+
+    @property
+    def in_flight(self) -> tuple[Work, ...]:
+        """What was submitted and not answered yet."""
+        return tuple(self._in_flight)
+
     def run(self, crew: Crew) -> None:
         """Work until the study has what it wants. Raises Interrupted when stopped, StudyError when it cannot go on."""
         started = self._clock()
         try:
-            while not self._decide_and_act(crew):
-                if self.stop_requested:
+            while self.end_requested or not self._decide_and_act(crew):
+                if self.stop_requested or (self.end_requested and not self._in_flight):
                     raise Interrupted
                 if not self._in_flight:
                     self._sleep(self._failures.shortest_rest(self._clock(), at_most=WAIT_S))
-                self._take_in_reports(crew.wait(WAIT_S))
+                reports = crew.wait(WAIT_S)
+                self._take_in_reports(reports)
+                if self.end_requested:
+                    self._let_trainers_go(reports, crew)
         except (Interrupted, KeyboardInterrupt):
             self._record("run_interrupted", reason="asked to stop")
             raise
         self._record("study_finished", seconds=round(self._clock() - started, 3))
+
+    def _let_trainers_go(self, reports: Sequence[Report], crew: Crew) -> None:
+        """Before an end, a trial trains on until its next epoch is saved: what is left of it would be lost."""
+        for report in reports:
+            if isinstance(report, Trained) and report.slice.checkpoints and report.work in self._in_flight:
+                self._in_flight.discard(report.work)
+                crew.halt(report.work)
 
     def _decide_and_act(self, crew: Crew) -> bool:
         """One round of decisions; True when the study is finished."""

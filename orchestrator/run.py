@@ -30,9 +30,10 @@ from orchestrator.keeping import Keeping, kept
 from orchestrator.ledger import Event, Ledger, read_events
 from orchestrator.policy import Target
 from orchestrator.preflight import dataset_root, missing
+from orchestrator.pulse import Pulse
 from orchestrator.state import StudyState, replay
 from orchestrator.target import build_target
-from orchestrator.watch import LogFile, PlainLines, Screen, choice_lines, from_here
+from orchestrator.watch import JsonLines, LogFile, PlainLines, Screen, choice_lines, from_here
 from orchestrator.workers import StudyWorkers
 from trainer.checkpoints import published_checkpoints
 from trainer.dataset import bring_dataset, read_dataset
@@ -40,6 +41,7 @@ from trainer.facts import StepLogged
 from trainer.identity import trial_id
 
 INTERRUPTED = 130
+Show = Callable[[Console, Target, StudyState], JsonLines | PlainLines | Screen]
 
 
 class Lacking(StudyError):
@@ -65,7 +67,9 @@ class Study:
     workers: Workers
 
 
-def run_study(path: Path, overrides: Sequence[str], console: Console, *, takeover: bool = False) -> int:
+def run_study(
+    path: Path, overrides: Sequence[str], console: Console, *, takeover: bool = False, show: Show | None = None
+) -> int:
     """Run or resume the study of a YAML; returns the exit code. Raises StudyError.
 
     With `takeover`, another process that runs it is stopped first.
@@ -79,7 +83,7 @@ def run_study(path: Path, overrides: Sequence[str], console: Console, *, takeove
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     with sole_driver(layout.lock, takeover=takeover), kept(config, tell, takeover=takeover) as keeping:
-        return drive(prepare(config, tell=tell), console, keeping=keeping)
+        return drive(prepare(config, tell=tell), console, keeping=keeping, show=show)
 
 
 def prepare(config: StudyConfig, *, tell: Callable[[str], None] = lambda _: None) -> Study:
@@ -138,10 +142,12 @@ def drive(
     *,
     hire: Callable[[Study], Crew] | None = None,
     keeping: Keeping | None = None,
+    show: Show | None = None,
 ) -> int:
     """Do what the study lacks. Returns 0, or 130 when stopped on request.
 
-    With `keeping`, what the volume has is fetched first, and what is made is sent there.
+    `show` makes what tells of it while it runs; by default bars on a terminal and lines elsewhere. With `keeping`,
+    what the volume has is fetched first, and what is made is sent there.
     """
     config, layout = study.config, study.layout
     volume = LocalVolume(layout)
@@ -185,10 +191,17 @@ def drive(
         for report in study.weights:
             log.note(str(report))
         watchers.append(stack.enter_context(TrackerWatcher(study, state, log.note)))
-        screen = (Screen if console.is_terminal else PlainLines)(console, study.target, state)
+        console.print(_how_to_look(config, layout), markup=False, highlight=False, soft_wrap=True)
+        live = console.is_terminal and not console.is_dumb_terminal
+        screen = (show or (Screen if live else PlainLines))(console, study.target, state)
         watchers.append(screen)
         try:
-            with closing((hire or hire_crew)(study)) as crew, screen, stops(controller):
+            with (
+                closing((hire or hire_crew)(study)) as crew,
+                screen,
+                stops(controller),
+                Pulse(layout, crew, lambda: controller.in_flight),
+            ):
                 controller.run(crew)
         except (Interrupted, KeyboardInterrupt, StudyError) as error:
             if keeping is not None:
@@ -204,6 +217,11 @@ def drive(
     return 0
 
 
+def _how_to_look(config: StudyConfig, layout: Layout) -> str:
+    name = config.study if config.volume.folder == "runs" else from_here(layout.root)
+    return f"look     python -m orchestrator status {name} --watch   (stop: python -m orchestrator stop {name})"
+
+
 def hire_crew(study: Study) -> Crew:
     """The crew the YAML asks for."""
     config = study.config
@@ -217,17 +235,22 @@ def hire_crew(study: Study) -> Crew:
 
 @contextmanager
 def stops(controller: Controller) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM asks the controller to stop; a second one does not wait for it."""
+    """The first Ctrl-C or SIGTERM asks the controller to stop; a second one does not wait for it. SIGUSR1 (`stop`) asks
+    it to finish the work in hand first."""
 
     def ask(_number: int, _frame: FrameType | None) -> None:
         if controller.stop_requested:
             raise KeyboardInterrupt
         controller.stop_requested = True
 
+    def ask_to_end(_number: int, _frame: FrameType | None) -> None:
+        controller.end()
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    asked = {signal.SIGINT: ask, signal.SIGTERM: ask, signal.SIGUSR1: ask_to_end}
+    before = {number: signal.signal(number, handler) for number, handler in asked.items()}
     try:
         yield
     finally:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -108,6 +110,11 @@ class Tally:
         """Pictures the whole study needs."""
         return self._select + self._confirm
 
+    @property
+    def confirm(self) -> int:
+        """Fresh pictures among them."""
+        return self._confirm
+
     def drawn(self, state: StudyState) -> int:
         """Pictures of the total that are there."""
         if self.target.decide.policy == "full":
@@ -155,12 +162,46 @@ QUIET = frozenset({"sample_drawn", "verdict_given"})
 REFRESHES_PER_S = 4
 
 
-class PlainLines:
-    """For pipes and log collectors: a line per fact, without colours or movement."""
+class JsonLines:
+    """For programs: each fact as its line of the ledger, each step and each note as a line of the same kind."""
 
-    def __init__(self, console: Console, target: Target, state: StudyState) -> None:
-        self._console, self._tally = console, Tally(target)
+    def __init__(self, _console: Console, _target: Target, _state: StudyState) -> None:
+        """Made like the others; it needs nothing of that."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to put back."""
+
+    def event(self, event: Event, _state: StudyState) -> None:
+        self._print(event.to_line())
+
+    def step(self, step: StepLogged) -> None:
+        self._print(json.dumps({"kind": "step", **step.to_json()}, ensure_ascii=False))
+
+    def note(self, sentence: str) -> None:
+        self._print(json.dumps({"kind": "note", "text": sentence}, ensure_ascii=False))
+
+    def _print(self, line: str) -> None:
+        print(line, flush=True)
+
+
+PACE_S = 30.0
+"""The longest silence of plain lines while training goes on."""
+
+
+class PlainLines:
+    """For pipes and log collectors: a line per fact, one now and then where none comes; no colours or movement."""
+
+    def __init__(
+        self, console: Console, target: Target, state: StudyState, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._console, self._tally, self._state, self._clock = console, Tally(target), state, clock
         self._tally.complete(rates(target, state))
+        self._said_at = clock()
 
     def __enter__(self) -> Self:
         return self
@@ -182,9 +223,17 @@ class PlainLines:
                 )
 
     def step(self, step: StepLogged) -> None:
-        """Steps are told by the checkpoint they lead to."""
+        """Steps are told by the checkpoint they lead to, and where that takes long, by one of them."""
+        if self._clock() - self._said_at >= PACE_S:
+            epochs = next((t.epochs for t in self._tally.target.trials if t.trial == step.trial), step.epoch)
+            self.note(
+                f"training | trial={step.trial} epoch={step.epoch}/{epochs} step={step.step} | loss {step.loss:.3f},"
+                f" {step.seconds:.2g} s a step"
+                f" ({self._tally.drawn(self._state)} of {self._tally.total} pictures drawn)"
+            )
 
     def note(self, sentence: str) -> None:
+        self._said_at = self._clock()
         self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 

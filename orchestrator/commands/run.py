@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from typing import TYPE_CHECKING
 
-from orchestrator.commands.arguments import add_conf
+from orchestrator.commands.arguments import add_conf, add_json
 
 if TYPE_CHECKING:
     from orchestrator.commands import Commands
@@ -29,14 +30,21 @@ def add_parser(commands: Commands) -> None:
         action="store_true",
         help="do everything in this process, one thing after another, without Ray: slower, and easy to debug",
     )
+    add_json(parser, "a JSON document on each line: facts, steps, notes; what people read goes to stderr")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run or resume."""
+    # Until there is work in hand, a request to end it is a request to stop.
+    signal.signal(signal.SIGUSR1, signal.default_int_handler)
+
     from rich.console import Console
 
     from orchestrator.run import run_study
+    from orchestrator.watch import JsonLines
 
     overrides = [*options.overrides, *(["cluster.provider=inline"] if options.inline else [])]
-    return run_study(options.conf, overrides, Console(), takeover=options.takeover)
+    console = Console(stderr=options.json)
+    show = JsonLines if options.json else None
+    return run_study(options.conf, overrides, console, takeover=options.takeover, show=show)

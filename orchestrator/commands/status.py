@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import time
 from typing import TYPE_CHECKING
 
-from orchestrator.commands.arguments import add_run
+from orchestrator.commands.arguments import add_json, add_run
 
 if TYPE_CHECKING:
     from orchestrator.commands import Commands
+    from orchestrator.core.layout import Layout
+
+WATCH_S, LINES_S = 2.0, 30.0
+"""How often a terminal is drawn anew, and how often a log gets a line."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -16,16 +21,53 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "status",
         help="how far a study is",
-        description="How far a study is, from its ledger. Needs neither Ray nor the process that runs the study.",
+        description="How far a study is: epochs, pictures, pace, time and dollars left, trouble. Read from its ledger;"
+        " needs neither Ray nor the process that runs the study.",
     )
     add_run(parser)
+    parser.add_argument(
+        "--watch", action="store_true", help="stay until the run ends; without a terminal, a line every 30 s"
+    )
+    add_json(parser, "one JSON document instead of text; with --watch, one on each line")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Show progress."""
-    from rich.console import Console
+    """Show it once, or until the run ends."""
+    from orchestrator.commands.output import document, tell
+    from orchestrator.status import find_layout, status_lines, study_status
 
-    from orchestrator.status import show_status
+    layout = find_layout(options.study)
+    if options.watch:
+        return _watch(layout, as_json=options.json)
+    status = study_status(layout)
+    if options.json:
+        document(status.to_json())
+    else:
+        tell(status_lines(status))
+    return 0
 
-    return show_status(options.study, Console())
+
+def _watch(layout: Layout, *, as_json: bool) -> int:
+    from orchestrator.commands.output import json_line, tell, terminal
+    from orchestrator.status import Status, status_lines, study_status
+
+    def whole(status: Status) -> None:
+        json_line(status.to_json()) if as_json else tell(status_lines(status))
+
+    console = terminal()
+    if as_json or not console.is_terminal or console.is_dumb_terminal:
+        while (status := study_status(layout)).holder is not None:
+            json_line(status.to_json()) if as_json else tell([status.line()])
+            time.sleep(LINES_S)
+        whole(status)
+        return 0
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while (status := study_status(layout)).holder is not None:
+            live.update(Text("\n".join(status_lines(status))), refresh=True)
+            time.sleep(WATCH_S)
+    whole(status)
+    return 0

@@ -58,6 +58,10 @@ class Layout:
         return self.root / "uploads.json"
 
     @property
+    def now(self) -> Path:
+        return self.root / "now.json"
+
+    @property
     def log(self) -> Path:
         return self.root / "run.log"
 

@@ -454,6 +454,39 @@ def test_a_request_to_stop_is_heeded_between_two_reports(root: Path, undisturbed
     assert set(calls(root).values()) == {1}
 
 
+def test_a_request_to_end_finishes_the_work_in_hand_and_starts_nothing(root: Path, undisturbed: StudyState) -> None:
+    """What was submitted is recorded, and training ends with its next epoch instead of within it."""
+    controllers: list[Controller] = []
+    asked_for: list[Work] = []
+
+    class Ending(InlineCrew):
+        def submit(self, work: Work, samples: Sequence[Sample] = (), attempt: int = 0) -> None:
+            assert not controllers[0].end_requested, "nothing new is started"
+            asked_for.append(work)
+            super().submit(work, samples, attempt)
+
+        def wait(self, timeout_s: float) -> list[Report]:
+            if facts(root) > 10:
+                controllers[0].end()
+            return super().wait(timeout_s)
+
+    layout = Layout(root)
+    with closing(Ledger(layout.ledger)) as book:
+        state = StudyState()
+        published = partial(published_checkpoints, layout)
+        controllers.append(Controller(target(), LocalVolume(layout), book, state, published=published))
+        with pytest.raises(Interrupted):
+            controllers[0].run(Ending(ScriptedWorkers(root), turn_s=0))
+    assert controllers[0].in_flight == ()
+    drawn = {cell.key for work in asked_for if isinstance(work, Draw) for cell in work.cells}
+    judged = {cell.key for work in asked_for if isinstance(work, Judge) for cell in work.cells}
+    assert drawn == set(state.samples)
+    assert judged == {key for key, *_ in state.verdicts}
+    assert [e.kind for e in read_events(layout.ledger)][-1] == "run_interrupted"
+    assert run(root).choice == undisturbed.choice
+    assert set(calls(root).values()) == {1}
+
+
 def test_two_trials_compete(root: Path) -> None:
     state = run(root, target(trials=["a-00000001", "b-00000001"]))
     assert state.choice is not None

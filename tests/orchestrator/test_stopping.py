@@ -22,7 +22,7 @@ from orchestrator.crew import InlineCrew, Slice
 from orchestrator.ledger import Ledger, read_events
 from orchestrator.policy import Target
 from orchestrator.state import StudyState, replay
-from orchestrator.status import status_lines
+from orchestrator.status import status_lines, study_status
 from orchestrator.watch import PlainLines
 from tests.orchestrator.drawn_study import study_config
 from tests.orchestrator.scripted import JUDGE, ScriptedCritic, ScriptedTrainer, ScriptedWorkers, target
@@ -118,7 +118,7 @@ def test_training_ends_once_the_best_is_behind_and_the_study_goes_on_with_what_i
     assert state.finished_at is not None
     assert f"trial stopped | trial={TRIAL}" in said.getvalue()
     assert "training ended" in said.getvalue()
-    told = "\n".join(status_lines(state, wanted(policy=policy), Layout(tmp_path / "study")))
+    told = "\n".join(status_lines(study_status(Layout(tmp_path / "study"), wanted(policy=policy))))
     assert f"{last} of {last} epochs saved" in told
     assert "stopped, saving" in told
 
@@ -147,7 +147,7 @@ def test_advice_is_given_once_and_training_goes_on(tmp_path: Path) -> None:
     assert saved(state) == list(range(1, EPOCHS + 1))
     assert said.getvalue().count("stopping advised") == 1
     assert not state.trials[TRIAL].stopped
-    told = "\n".join(status_lines(state, wanted("advise"), Layout(tmp_path / "study")))
+    told = "\n".join(status_lines(study_status(Layout(tmp_path / "study"), wanted("advise"))))
     assert "stopping would have saved" in told
 
 
