@@ -29,7 +29,7 @@ exit codes:
   5    another process runs this study
   6    an adapter file is corrupt or does not fit
   7    base weights are corrupt or not the ones that were asked for
-  8    W&B cannot be reached
+  9    W&B cannot be reached
   130  stopped on request; the same command continues
 
 An error is one line on stderr: where, what, how to mend it. With --json it is also on stdout: {"error": {...}}."""

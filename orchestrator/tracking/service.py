@@ -22,7 +22,7 @@ PATIENCE_S = 5.0
 class Unreachable(StudyError):
     """The service cannot be had now, or not with this key."""
 
-    exit_code = 8
+    exit_code = 9
 
 
 @dataclass(frozen=True, slots=True)

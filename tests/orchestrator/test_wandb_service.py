@@ -201,7 +201,7 @@ def test_a_service_that_fails_at_the_start_leaves_local_runs_that_are_sent_later
     assert warning.startswith("W&B cannot be reached, records stay in ")
     assert backend.runs == {}
     failed = synced(study, backend)
-    assert failed.returncode == 8
+    assert failed.returncode == 9
     assert failed.stderr.startswith("error: 127.0.0.1:")
     backend.release()
     backend.fault = lambda _: ""
