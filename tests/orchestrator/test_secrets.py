@@ -1,0 +1,117 @@
+"""Credentials planted in the environment of a study reach no file, no stream and no process's arguments."""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.__main__ import main
+from tests.orchestrator.wandb_backend import Fault, serving
+
+ROOT = Path(__file__).parents[2]
+CANARIES = {
+    "AWS_ACCESS_KEY_ID": "AKIACANARYONE0000001",
+    "AWS_SECRET_ACCESS_KEY": "canary-two-secret-access-key-0000000002",
+    "AWS_SESSION_TOKEN": "canary-three-session-token-0000000003",
+    "WANDB_API_KEY": "ca4a4ca4" * 5,
+    "HF_TOKEN": "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5",
+    "RUNPOD_API_KEY": "rpa_CANARYSIXSIXSIXSIXSIXSIXSIXSIX6",
+    "RAY_AUTH_TOKEN": "canary-seven-ray-token-000000000000007",
+}
+SMALL = [
+    "dataset.drawn={solo: 1, pair: 1, trio: 1}",
+    "dataset.repeats=1",
+    "train.epochs=1",
+    "train.batch=2",
+    "grid.seeds=[1]",
+    "decide.confirm_seeds=1",
+    "grid.drawing.steps=2",
+    "cluster.provider=inline",
+    "wandb.mode=online",
+]
+
+
+def arguments_of_all_processes() -> bytes:
+    """What anybody on this machine could read of any process's command line."""
+    lines = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(process.read_bytes())
+        except OSError:
+            continue
+    return b"\n".join(lines)
+
+
+def found_in(data: bytes) -> list[str]:
+    """Names of the credentials in it, as they are or as an HTTP header has them."""
+    headers = {name: base64.b64encode(f"api:{canary}".encode()) for name, canary in CANARIES.items()}
+    return [name for name, canary in CANARIES.items() if canary.encode() in data or headers[name] in data]
+
+
+def test_planted_credentials_are_found_nowhere(tmp_path: Path) -> None:
+    """A real study in this process's child, told to W&B, whose service answers 500 to some requests on the way."""
+    home = tmp_path / "home"
+    home.mkdir()
+    seen: list[str] = []
+
+    def fault(request: str) -> Fault:
+        seen.extend(found_in(arguments_of_all_processes()))
+        return "500" if "CreateArtifactFiles" in request and len(backend.requests) % 2 else ""
+
+    with serving() as backend:
+        backend.fault = fault
+        own = {"HOME": str(home), "TMPDIR": str(home), "WANDB_BASE_URL": backend.url, "WANDB_MODE": "online"}
+        environment = {**os.environ, **own, **CANARIES}
+
+        def command(*arguments: str) -> bytes:
+            whole = [sys.executable, "-m", "orchestrator", *arguments]
+            done = subprocess.run(whole, env=environment, cwd=ROOT, capture_output=True, timeout=240)
+            assert done.returncode in (0, 8), done.stderr.decode()
+            return done.stdout + done.stderr
+
+        studies = f"volume={tmp_path}/runs"
+        said = command("run", "conf/quickstart.yaml", studies, *SMALL)
+        backend.fault = lambda _: ""
+        study = f"{tmp_path}/runs/quickstart"
+        for arguments in (
+            ["status", study, "--json"],
+            ["logs", study, "--lines", "0"],
+            ["report", study],
+            ["sync", study],
+        ):
+            said += command(*arguments)
+        assert backend.keys, "the key was used, where it belongs"
+        kept = b"".join(data for data in backend.files.values())
+        kept += repr([(run.config, run.summary, run.lines) for run in backend.runs.values()]).encode()
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert {"ledger.jsonl", "run.log", "study.yaml", "report.html", "debug-internal.log"} <= {p.name for p in files}
+    assert {str(path.relative_to(tmp_path)): found for path in files if (found := found_in(path.read_bytes()))} == {}
+    assert found_in(said) == []
+    assert found_in(kept) == []
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "base=https://models.example.org/anima/?X-Amz-Signature=CANARYSIGNATURE&X-Amz-Credential=CANARYKEY",
+        "base.transformer=https://someone:CANARYPASSWORD@models.example.org/dit.safetensors",
+        "volume=s3://CANARYKEY:CANARYSECRET@bucket/prefix",
+        "volume=s3://bucket/prefix?secret=CANARYSECRET",
+    ],
+)
+def test_addresses_that_carry_a_credential_are_refused_without_repeating_it(
+    override: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    for command in ("plan", "run"):
+        code = main([command, "conf/quickstart.yaml", f"study={tmp_path.name}", override, "--json"])
+        said = capsys.readouterr()
+        assert code == 2
+        assert said.err.startswith("error: ")
+        assert "CANARY" not in said.out + said.err
