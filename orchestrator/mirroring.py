@@ -8,23 +8,19 @@ and what is superseded before it could be sent, such as an old training state, i
 
 from __future__ import annotations
 
-import json
-import re
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from infra.mirror import File, Group, Outcome, checkpoint_group, publish, replace, sample_group
+from infra.mirror import File, Outcome, publish, replace
 from infra.segments import SEGMENT_BYTES, Sealed, next_lines, seal
 from infra.volume import Volume
 from orchestrator.core.errors import BusyError, StudyError, VolumeError
 from orchestrator.core.layout import Layout
-from orchestrator.core.study import Checkpoint, Sample
 from orchestrator.ledger import Event
-from orchestrator.restoring import STATE_FILE, metrics_key
+from orchestrator.outgoing import files_after, sealed_epochs, states_to_keep
 from orchestrator.state import StudyState
 from orchestrator.uploads import Uploads, write_uploads
 from trainer.facts import StepLogged
@@ -35,7 +31,6 @@ IDLE_S = 30.0
 TELL_S = 30.0
 STRAY_S = 24 * 3600.0
 """An upload that was begun so long ago and is not complete was left by a process that died: it costs money."""
-_STATE = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
 
 
 class Mirroring:
@@ -59,7 +54,7 @@ class Mirroring:
         self.layout, self.volume, self.sealed = Layout(layout.root.resolve()), volume, sealed
         self.uploads = Uploads(place=volume.store.place, sealed_bytes=sealed.size, moved_at=round(time.time(), 3))
         self._holds, self._lost, self._every_s, self._tell = holds, lost, every_s, tell
-        self._epochs = _sealed_epochs(self.layout.ledger, sealed.size)
+        self._epochs = sealed_epochs(self.layout.ledger, sealed.size)
         """Recorded epochs by trial, as far as the ledger is sealed."""
         self._recorded = self._size()
         self._derived: dict[Path, int] = {}
@@ -155,8 +150,8 @@ class Mirroring:
         lines = next_lines(self.layout.ledger, self.sealed.size, self._recorded)
         events = [Event.from_line(line) for line in lines.decode().splitlines()]
         epochs = {trial: set(known) for trial, known in self._epochs.items()}
-        outcome = publish(self.layout, self.volume, self._named(events, epochs), self._count)
-        states = self._states(epochs)
+        outcome = publish(self.layout, self.volume, files_after(self.layout, events, epochs), self._count)
+        states = states_to_keep(self.layout, epochs)
         kept = [(File(key),) for keys in states.values() for key in keys if key not in self._sent_states]
         outcome.add(publish(self.layout, self.volume, kept, self._count))
         self._sent_states.update(key for keys in states.values() for key in keys if key not in outcome.lacking)
@@ -170,58 +165,6 @@ class Mirroring:
 
     def _count(self, outcome: Outcome) -> None:
         self.uploads.add(len(outcome.sent), outcome.size, outcome.lacking)
-
-    def _named(self, events: list[Event], epochs: dict[str, set[int]]) -> Iterator[Group]:
-        """Files that exist after these facts, and did not before; `epochs` takes in the epochs that were saved."""
-        groups: dict[str, Group] = {}
-        for event in events:
-            data = event.data
-            if event.kind == "checkpoint_saved":
-                checkpoint = Checkpoint.from_json(data["checkpoint"])
-                group = checkpoint_group(self.layout, checkpoint)
-                groups[checkpoint.adapter] = group
-                groups.update(self._of_training(checkpoint, epochs.setdefault(checkpoint.trial, set())))
-            elif event.kind == "sample_drawn":
-                sample = Sample.from_json(data["sample"])
-                groups[sample.image] = sample_group(self.layout, sample)
-            elif event.kind == "file_quarantined":
-                groups.pop(data["path"], None)
-                if "epoch" in data:
-                    epochs.get(data["trial"], set()).discard(data["epoch"])
-        yield from groups.values()
-
-    def _of_training(self, checkpoint: Checkpoint, epochs: set[int]) -> Iterator[tuple[str, Group]]:
-        """What was written down while an epoch was trained: its rows of the metrics, the record of the dataset."""
-        before = max((epoch for epoch in epochs if epoch < checkpoint.epoch), default=0)
-        epochs.add(checkpoint.epoch)
-        rows = _rows(self.layout.metrics(checkpoint.trial), before, checkpoint.epoch)
-        if rows:
-            key = metrics_key(checkpoint.trial, checkpoint.epoch)
-            yield key, (File(key, content=rows),)
-        record = f"trials/{checkpoint.trial}/dataset.json"
-        if (self.layout.root / record).is_file():
-            yield record, (File(record),)
-
-    def _states(self, epochs: dict[str, set[int]]) -> dict[str, list[str]]:
-        """Of each trial the newest training state of a recorded epoch, and one within the next if that is newer.
-
-        A state of an epoch that is not recorded yet would be of no use to whoever goes on from the volume.
-        """
-        wanted: dict[str, list[str]] = {}
-        for trial, known in epochs.items():
-            folder = self.layout.states(trial)
-            found = sorted(
-                (int(match[1]), int(match[2]) if match[2] else 0, path.name)
-                for path in folder.glob("epoch-*")
-                if (match := _STATE.fullmatch(path.name)) and (path / STATE_FILE).is_file()
-            )
-            last = max(known, default=0)
-            whole = [name for epoch, step, name in found if not step and epoch in known][-1:]
-            within = [name for epoch, step, name in found if step and epoch > last][-1:]
-            unrecorded = any(epoch > last for epoch in _marked(self.layout, trial))
-            names = whole + ([] if unrecorded else within)
-            wanted[trial] = [f"trials/{trial}/state/{name}/{STATE_FILE}" for name in names]
-        return wanted
 
     def _drop_older(self, states: dict[str, list[str]], sent: list[str]) -> None:
         """Retention on the volume is that of the folder's newest: what was just sent replaces what was before it."""
@@ -279,41 +222,3 @@ class Mirroring:
 
     def _why(self) -> str:
         return f" | {self.uploads.outage}" if self.uploads.outage else ""
-
-
-def _sealed_epochs(ledger: Path, size: int) -> dict[str, set[int]]:
-    """Epochs that are recorded in the first `size` bytes of a ledger, by trial."""
-    epochs: defaultdict[str, set[int]] = defaultdict(set)
-    if not size:
-        return {}
-    with ledger.open("rb") as stream:
-        for line in stream:
-            if (size := size - len(line)) < 0:
-                break
-            if b'"checkpoint_saved"' in line or b'"file_quarantined"' in line:
-                data = Event.from_line(line.decode()).data
-                if "checkpoint" in data:
-                    epochs[data["checkpoint"]["trial"]].add(data["checkpoint"]["epoch"])
-                elif "epoch" in data:
-                    epochs[data["trial"]].discard(data["epoch"])
-    return dict(epochs)
-
-
-def _rows(metrics: Path, before: int, upto: int) -> bytes:
-    """Rows of `metrics.jsonl` after one epoch and up to another; a row that is being written is not one yet."""
-    if not metrics.exists():
-        return b""
-    kept = []
-    with metrics.open("rb") as stream:
-        for line in stream:
-            with suppress(ValueError, KeyError, TypeError):
-                if line.endswith(b"\n") and before < json.loads(line)["epoch"] <= upto:
-                    kept.append(line)
-    return b"".join(kept)
-
-
-def _marked(layout: Layout, trial: str) -> Iterator[int]:
-    """Epochs with a commit marker in the study's folder, recorded or not."""
-    for marker in layout.trial(trial).glob("epoch-*/adapter.json"):
-        with suppress(ValueError):
-            yield int(marker.parent.name.removeprefix("epoch-"))

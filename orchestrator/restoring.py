@@ -165,14 +165,13 @@ def _is_here(layout: Layout, group: Group) -> bool:
 def _training(layout: Layout, volume: Volume, trial: str, state: StudyState) -> Iterator[Group]:
     """What a trial's next epoch is trained from: the newest training state, and the record of the dataset."""
     epochs = epochs_of(state.checkpoints.values(), trial)
-    if not epochs:
-        return
+    last = max(epochs, default=0)
     record = File(f"trials/{trial}/dataset.json")
     if not _is_here(layout, (record,)) and _has(volume, record.key):
         yield (record,)
     folder = f"trials/{trial}/state"
     listed = {key.split("/")[-2] for key in volume.keys(f"{folder}/")}
-    within = sorted(name for name in listed if "-step-" in name and int(name.split("-")[1]) > epochs[-1])
+    within = sorted(name for name in listed if "-step-" in name and int(name.split("-")[1]) > last)
     whole = (f"epoch-{epoch:04d}" for epoch in reversed(epochs))
     for names in (reversed(within), whole):
         for name in names:

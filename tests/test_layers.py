@@ -48,6 +48,7 @@ LIGHT = (
     "orchestrator.glance",
     "orchestrator.ledger",
     "orchestrator.mirroring",
+    "orchestrator.outgoing",
     "orchestrator.plan",
     "orchestrator.policy",
     "orchestrator.preflight",

@@ -273,6 +273,30 @@ def test_training_goes_on_from_the_state_and_the_metrics_of_the_other_machine(tm
     assert seen == [(True, here.layout().metrics(trial).read_text())]
 
 
+def test_a_state_within_the_first_epoch_goes_along_too(tmp_path: Path) -> None:
+    here, there = (
+        config_of(tmp_path / "here", tmp_path / "mounted"),
+        config_of(tmp_path / "there", tmp_path / "mounted"),
+    )
+    trial, name = prepare(here).target.trials[0].trial, "epoch-0001-step-00000007"
+
+    def save_within() -> None:
+        file = here.layout().states(trial) / name / STATE_FILE
+        file.parent.mkdir(parents=True)
+        file.write_bytes(save({"weight": np.zeros(3, dtype=np.float32)}))
+        raise KeyboardInterrupt
+
+    assert run(here, after=1, then=save_within) == INTERRUPTED
+    assert known(here).checkpoints == {}
+    assert [e.kind for e in read_events(here.layout().ledger)].count("trial_started") == 1
+    seen: list[bool] = []
+    state_there = there.layout().states(trial) / name / STATE_FILE
+    run(there, after=1, then=lambda: seen.append(state_there.is_file()), states=True)
+    assert seen == [True]
+    kept_states = list(volume_of(there).keys(f"trials/{trial}/state/"))
+    assert kept_states == [f"trials/{trial}/state/epoch-{EPOCHS:04d}/{STATE_FILE}"], "what is newer replaces it"
+
+
 def test_an_outage_never_stops_the_study_and_the_end_waits_for_the_uploads(
     strict: Server, tmp_path: Path, undisturbed: tuple[StudyState, list[str]]
 ) -> None:
