@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from benchmarks.train import (
     TEXT_ROWS,
     TOKENS,
     Measured,
+    cache_seconds,
     count_memory,
     count_pocket,
     count_real,
@@ -40,6 +43,14 @@ def test_both_sides_train_the_same_layers_on_the_same_numbers(work: Work) -> Non
     assert sum(p.numel() for p in plain.parameters) == 4 * 6 * (160 * 2 * 6 + (160 + 128) * 2 + (160 + 640) * 2)
     again = Plain(work, cached=False)
     assert plain.step() == pytest.approx(again.step(), rel=1e-4), "what is cached is what would be encoded"
+
+
+def test_caches_are_made_from_nothing(work: Work, tmp_path: Path) -> None:
+    assert cache_seconds(work, tmp_path) > 0
+    # Latents of two pictures; their captions and the empty one.
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2 + len(
+        {""} | {f.read_text() for f in work.pictures.glob("*.txt")}
+    )
 
 
 def test_sides_take_turns_and_every_timed_step_counts(work: Work) -> None:
