@@ -47,6 +47,8 @@ class _Layout(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28)
+        # argparse forgets the indentation of commands when it measures them.
+        self._action_max_length = max(len(command.__name__.rpartition(".")[2]) for command in COMMANDS) + 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
