@@ -83,6 +83,8 @@ class Result:
     side: str
     pictures: int
     seconds: float
+    core_seconds: float = 0.0
+    """What all threads together had of the cores."""
     peak_mb: float = 0.0
     """Most memory that was resident, libraries included; on a GPU, most that was allocated there."""
     profile: dict[str, float] = field(default_factory=dict)
@@ -122,12 +124,12 @@ def engine(work: Work) -> Result:
     wanted = [cell for epoch in range(1, work.adapters + 1) for cell in cells(epoch, range(1, work.seeds + 1))]
     drawer.draw(cells(1, [0]))
     profile, switches = _profile(drawer)
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     samples = drawer.draw(wanted)
-    seconds = time.perf_counter() - began
+    seconds, busy = time.perf_counter() - began, time.process_time() - busy
     for cell, sample in zip(wanted, samples, strict=True):
         _picture(work, "engine", cell.epoch, cell.seed).symlink_to(Path(work.folder) / sample.image)
-    return Result("engine", len(wanted), seconds, _peak_mb(), profile, 1000 * median(switches))
+    return Result("engine", len(wanted), seconds, busy, _peak_mb(), profile, 1000 * median(switches))
 
 
 def pipeline(work: Work, *, batch: int) -> Result:
@@ -161,7 +163,7 @@ def pipeline(work: Work, *, batch: int) -> Result:
         return list(pictures)
 
     call([0])
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     for epoch in range(1, work.adapters + 1):
         pipe.load_lora_weights(str(Path(work.folder) / work.path(epoch)), adapter_name="swept")
         pipe.set_adapters(["swept"], [1.0])
@@ -170,7 +172,8 @@ def pipeline(work: Work, *, batch: int) -> Result:
             for seed, picture in zip(seeds, call(seeds), strict=True):
                 picture.save(_picture(work, side, epoch, seed))
         pipe.unload_lora_weights()
-    return Result(side, work.adapters * work.seeds, time.perf_counter() - began, _peak_mb())
+    seconds, busy = time.perf_counter() - began, time.process_time() - busy
+    return Result(side, work.adapters * work.seeds, seconds, busy, _peak_mb())
 
 
 def _profile(drawer: Engine) -> tuple[dict[str, float], list[float]]:
@@ -232,7 +235,9 @@ def differences(work: Work) -> tuple[int, float]:
 def run_side(side: str, work: Work) -> Result:
     """One side in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.grid", "--side", side, "--work", json.dumps(asdict(work))]
-    environment = os.environ | {"OMP_NUM_THREADS": str(work.threads), "HF_HUB_OFFLINE": "1"}
+    # Threads that wait for each other sleep. Where they spin, other work on the cores makes the loops ten times slower.
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "OMP_NUM_THREADS": str(work.threads)}
+    environment["HF_HUB_OFFLINE"] = "1"
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -248,13 +253,17 @@ def table(rounds: Sequence[Sequence[Result]], work: Work, apart: tuple[int, floa
     """The figures as Markdown; a round holds one result of each side, the engine's first."""
     sides = [middle(results) for results in zip(*rounds, strict=True)]
     ours = sides[0]
-    lines = ["| side | ms per picture | engine is faster by | peak memory |", "|---|---|---|---|"]
+    lines = [
+        "| side | ms per picture | engine is faster by | core ms | less by | peak memory |",
+        "|---|---|---|---|---|---|",
+    ]
     for place, result in enumerate(sides):
-        ratios = [r[place].seconds / r[place].pictures / (r[0].seconds / r[0].pictures) for r in rounds]
-        spread = f" ({min(ratios):.1f}–{max(ratios):.1f})" if len(rounds) > 1 else ""
-        factor = "–" if result is ours else f"{median(ratios):.1f} ×{spread}"
+        factors = [[r[place].seconds / r[0].seconds for r in rounds]]
+        factors.append([r[place].core_seconds / r[0].core_seconds for r in rounds])
+        wall, core = ("–" if result is ours else _spread(ratios) for ratios in factors)
+        times = [1000 * s / result.pictures for s in (result.seconds, result.core_seconds)]
         lines.append(
-            f"| {result.side} | {1000 * result.seconds / result.pictures:.0f} | {factor} | {result.peak_mb:,.0f} MB |"
+            f"| {result.side} | {times[0]:.0f} | {wall} | {times[1]:.0f} | {core} | {result.peak_mb:,.0f} MB |"
         )
     busy = sum(ours.profile.values())
     parts = ", ".join(f"{name} {100 * spent / busy:.1f} %" for name, spent in ours.profile.items())
@@ -273,6 +282,12 @@ def table(rounds: Sequence[Sequence[Result]], work: Work, apart: tuple[int, floa
             f" (mean {apart[1]:.3f}).",
         ]
     )
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    """The median, with least and most where there are several."""
+    ends = f" ({min(ratios):.1f}–{max(ratios):.1f})" if len(ratios) > 1 else ""
+    return f"{median(ratios):.1f} ×{ends}"
 
 
 def main() -> None:

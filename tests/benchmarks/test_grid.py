@@ -51,11 +51,11 @@ def test_the_profile_names_every_part_and_what_a_switch_takes(tmp_path: Path) ->
 def test_the_table_gives_ratios_of_the_same_round() -> None:
     work = Work("", adapters=2, seeds=2, steps=4, batch=2, threads=1)
     rounds = [
-        [Result("engine", 4, 1.0, 500.0, {"denoise": 3.0, "decode": 1.0}, 2.5), Result("plain", 4, 5.0)],
-        [Result("engine", 4, 2.0, 500.0, {"denoise": 3.0, "decode": 1.0}, 2.5), Result("plain", 4, 14.0)],
-        [Result("engine", 4, 9.0, 500.0, {"denoise": 3.0, "decode": 1.0}, 2.5), Result("plain", 4, 54.0)],
+        [Result("engine", 4, 1.0, 2.0, 500.0, {"denoise": 3.0, "decode": 1.0}, 2.5), Result("plain", 4, 5.0, 8.0)],
+        [Result("engine", 4, 2.0, 2.0, 500.0, {"denoise": 3.0, "decode": 1.0}, 2.5), Result("plain", 4, 14.0, 9.0)],
+        [Result("engine", 4, 9.0, 2.0, 500.0, {"denoise": 3.0, "decode": 1.0}, 2.5), Result("plain", 4, 54.0, 10.0)],
     ]
     said = table(rounds, work, (1, 0.25))
-    assert "| plain | 3500 | 6.0 × (5.0–7.0) |" in said
+    assert "| plain | 3500 | 6.0 × (5.0–7.0) | 2250 | 4.5 × (4.0–5.0) | 0 MB |" in said
     assert "denoise 75.0 %, decode 25.0 %" in said
     assert "more than 1 of 255" in said
