@@ -112,9 +112,8 @@ class Engine:
         self._layout, self._batch, self._lanes = Layout(Path(study_root)), batch, lanes
         self._elsewhere, self._base_name = dict(adapters or {}), base_name or Path(base).name
         self._side = torch.cuda.Stream() if cuda else None
-        # Whether tiny numbers count as zero is a setting of each thread.
-        self._denoisers = ThreadPoolExecutor(lanes, "denoise", torch.set_flush_denormal, (True,))
-        self._decoders = ThreadPoolExecutor(lanes, "decode", torch.set_flush_denormal, (True,))
+        self._denoisers = ThreadPoolExecutor(lanes, "denoise", _begin_thread, (cuda,))
+        self._decoders = ThreadPoolExecutor(lanes, "decode", _begin_thread, (cuda,))
         self._writers = ThreadPoolExecutor(_WRITERS, "write")
         self._readers = ThreadPoolExecutor(1, "read")
         self._read: dict[str, Future[Adapter]] = {}
@@ -233,6 +232,14 @@ class Engine:
                 "versions": dict(_versions()),
             },
         )
+
+
+def _begin_thread(cuda: bool) -> None:
+    """OpenMP's number of threads, which convolutions go by, and whether tiny numbers count as zero are settings of
+    each thread."""
+    if not cuda:
+        torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
 
 
 @cache
