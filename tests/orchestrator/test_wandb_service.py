@@ -192,7 +192,8 @@ def test_the_dashboard_is_laid_out_once_and_then_left_alone(arrived: Arrived) ->
     assert sorted(drawn - told) == [], "every curve of the dashboard is one that is told"
 
 
-@pytest.mark.parametrize("fault", ["hang", *(pytest.param(f, marks=pytest.mark.soak) for f in ("refuse", "500"))])
+@pytest.mark.soak
+@pytest.mark.parametrize("fault", ["refuse", "hang", "500"])
 def test_a_service_that_fails_at_the_start_leaves_local_runs_that_are_sent_later(
     study: DrawnStudy, backend: Backend, fault: Fault
 ) -> None:
