@@ -62,7 +62,7 @@ def economy_of(config: TrainConfig, base: Base, adapter_bytes: int, largest: Lar
             raise
         return Economy(config.batch, True)
     if base.device.type != "cuda":
-        passes = min(config.grad_accum, max(1, CPU_KEPT_BYTES // kept))
+        passes = min(config.grad_accum, max(1, CPU_KEPT_BYTES // max(1, kept)))
         return Economy(config.batch * passes, False)
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(base.device)
@@ -91,9 +91,11 @@ def kept_bytes(base: Base, largest: Largest, pictures: int) -> int:
     def stop(*_: object) -> None:
         raise _EnoughError
 
-    latents = torch.zeros(pictures, *base.codec.latent_shape(largest.width, largest.height), device=base.device)
+    shape = (pictures, *base.codec.latent_shape(largest.width, largest.height))
+    # As if there were something to train before the first block: later blocks, and their text, always have that.
+    latents = torch.zeros(shape, device=base.device, dtype=base.dtype, requires_grad=True)
     sigmas = torch.full((pictures,), 0.5, device=base.device)
-    conditions = largest.conditions.expand(pictures, -1, -1)
+    conditions = largest.conditions.detach().requires_grad_().expand(pictures, -1, -1)
     arrange(base, Economy(pictures, False))
     second = blocks[1].register_forward_pre_hook(stop) if len(blocks) > 1 else None
     try:
@@ -102,7 +104,7 @@ def kept_bytes(base: Base, largest: Largest, pictures: int) -> int:
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
             torch.autocast(base.device.type, base.dtype, enabled=base.dtype != torch.float32),
         ):
-            base.transformer(latents.to(base.dtype), sigmas, conditions, return_dict=False)
+            base.transformer(latents, sigmas, conditions, return_dict=False)
     finally:
         if second is not None:
             second.remove()

@@ -49,6 +49,12 @@ def test_the_first_block_tells_what_the_whole_pass_keeps(base: Base, pictures: i
     assert measured == pytest.approx(kept_by_a_whole_pass(base, largest(base), pictures), rel=0.1)
 
 
+def test_an_adapter_on_later_layers_alone_is_not_taken_for_none(base: Base) -> None:
+    late = load_base(POCKET)
+    adapt(late, TrainConfig(rank=8, targets=r"blocks\.5\.mlp"))
+    assert 0 < kept_bytes(late, largest(late), 1) < kept_bytes(base, largest(base), 1)
+
+
 def test_larger_pictures_keep_more_and_nothing_of_the_look_stays(base: Base) -> None:
     small, large = (kept_bytes(base, largest(base, *size), 2) for size in ((64, 64), (128, 64)))
     assert 1.5 * small < large < 2.5 * small
