@@ -25,13 +25,15 @@ from rich.console import Console
 from evaluators.config import DecideConfig
 from evaluators.engine import Engine
 from evaluators.grid import batches, cell_of
-from orchestrator.config import load_config
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, Checkpoint, Sample, Verdict
-from orchestrator.crew import Artist, Critic
-from orchestrator.policy import Draw, Judge, Standing, Target, Train, choose, decide
+from orchestrator.crew.work import Artist, Critic
+from orchestrator.deciding.decisions import Draw, Judge, Standing, Train
+from orchestrator.deciding.policy import choose, decide
+from orchestrator.planning.config import load_config
+from orchestrator.planning.wanted import Target
+from orchestrator.record.state import StudyState
 from orchestrator.run import Study, prepare
-from orchestrator.state import StudyState
 from trainer.checkpoints import published_checkpoints
 
 TRIALS = ("one", "two", "three")

@@ -35,18 +35,18 @@ from evaluators.grid import select_cells
 from evaluators.sidecar import sidecar_of
 from infra.config import ClusterConfig
 from infra.volume import LocalVolume
-from orchestrator.actors import RayCrew
-from orchestrator.config import StudyConfig, to_data
 from orchestrator.controller import Controller
 from orchestrator.core.files import write_whole
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, Checkpoint, Finding, Sample, Verdict
-from orchestrator.crew import Crew, Slice
-from orchestrator.ledger import Event, Ledger, read_events
-from orchestrator.policy import Target
-from orchestrator.state import StudyState, replay
-from orchestrator.target import build_target
-from orchestrator.watch import LogFile, PlainLines
+from orchestrator.crew.actors import RayCrew
+from orchestrator.crew.work import Crew, Slice
+from orchestrator.planning.config import StudyConfig, to_data
+from orchestrator.planning.target import build_target
+from orchestrator.planning.wanted import Target
+from orchestrator.record.ledger import Event, Ledger, read_events
+from orchestrator.record.state import StudyState, replay
+from orchestrator.watching.watch import LogFile, PlainLines
 from trainer.checkpoints import publish, published_checkpoints
 from trainer.facts import StepLogged
 

@@ -23,14 +23,17 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from infra.volume import LocalVolume
-from orchestrator.board import Board
 from orchestrator.core.errors import AdapterError, StudyError
 from orchestrator.core.fence import Fence
 from orchestrator.core.study import Cell, Checkpoint, Sample, Verdict
-from orchestrator.crew import Crew, Drawn, Failed, Judged, Lost, Report, Slice, Trained
-from orchestrator.ledger import Event, EventKind, Ledger
-from orchestrator.policy import Adopt, Decision, Draw, Finish, Halt, Judge, Standing, Target, Train, Work, decide
-from orchestrator.reconcile import (
+from orchestrator.crew.work import Crew, Drawn, Failed, Judged, Lost, Report, Slice, Trained
+from orchestrator.deciding.board import Board
+from orchestrator.deciding.decisions import Adopt, Decision, Draw, Finish, Halt, Judge, Standing, Train, Work
+from orchestrator.deciding.policy import decide
+from orchestrator.deciding.stopping import advise, as_stopped
+from orchestrator.planning.wanted import Target
+from orchestrator.record.ledger import Event, EventKind, Ledger
+from orchestrator.record.reconcile import (
     Loss,
     LostCheckpoint,
     files_of,
@@ -40,8 +43,7 @@ from orchestrator.reconcile import (
     unrecorded_checkpoints,
     unrecorded_sample,
 )
-from orchestrator.state import StudyState
-from orchestrator.stopping import advise, as_stopped
+from orchestrator.record.state import StudyState
 from trainer.facts import StepLogged
 
 Fact = tuple[EventKind, Mapping[str, Any]]

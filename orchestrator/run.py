@@ -20,21 +20,21 @@ from anima.sources.adapters import obtain_adapters
 from anima.sources.config import base_name
 from anima.sources.obtain import obtain_base
 from infra.volume import LocalVolume
-from orchestrator.config import StudyConfig, load_config, to_data, to_yaml
 from orchestrator.controller import Controller, Interrupted, Watcher
 from orchestrator.core.errors import MissingError, StudyError
 from orchestrator.core.layout import Layout
 from orchestrator.core.lock import sole_driver
-from orchestrator.crew import Crew, InlineCrew, Workers
-from orchestrator.keeping import Keeping, kept
-from orchestrator.ledger import Event, Ledger, read_events
-from orchestrator.policy import Target
-from orchestrator.preflight import dataset_root, missing
-from orchestrator.pulse import Pulse
-from orchestrator.state import StudyState, replay
-from orchestrator.target import build_target
-from orchestrator.watch import JsonLines, LogFile, PlainLines, Screen, choice_lines, from_here
-from orchestrator.workers import StudyWorkers
+from orchestrator.crew.work import Crew, InlineCrew, Workers
+from orchestrator.crew.workers import StudyWorkers
+from orchestrator.keeping.keeping import Keeping, kept
+from orchestrator.planning.config import StudyConfig, load_config, to_data, to_yaml
+from orchestrator.planning.preflight import dataset_root, missing
+from orchestrator.planning.target import build_target
+from orchestrator.planning.wanted import Target
+from orchestrator.record.ledger import Event, Ledger, read_events
+from orchestrator.record.state import StudyState, replay
+from orchestrator.watching.pulse import Pulse
+from orchestrator.watching.watch import JsonLines, LogFile, PlainLines, Screen, choice_lines, from_here
 from trainer.checkpoints import published_checkpoints
 from trainer.dataset import bring_dataset, read_dataset
 from trainer.facts import StepLogged
@@ -227,7 +227,7 @@ def hire_crew(study: Study) -> Crew:
     config = study.config
     if config.cluster.provider == "inline":
         return InlineCrew(study.workers)
-    from orchestrator.actors import RayCrew
+    from orchestrator.crew.actors import RayCrew
 
     threads = max(train.threads for train in config.trials.values())
     return RayCrew(study.workers, config.cluster, train_threads=threads).open()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from infra.pods import read_offers
-from orchestrator.config import load_config
-from orchestrator.plan import make_plan
+from orchestrator.planning.config import load_config
+from orchestrator.planning.plan import make_plan
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 RATES = CONF / "rates.yaml"

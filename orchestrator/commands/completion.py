@@ -33,9 +33,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the code."""
     import shtab
 
-    from orchestrator.__main__ import parser
-
-    top = parser()
+    top: argparse.ArgumentParser = options.parser
     top.prog = NAME
     print(_short_name(options.shell))
     _say_what_completes(top)

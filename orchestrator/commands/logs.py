@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the end of the log, and what is added to it."""
     from orchestrator.core.errors import ConfigError, MissingError
     from orchestrator.core.lock import holder_of
-    from orchestrator.status import find_layout
+    from orchestrator.watching.status import find_layout
 
     if options.lines < 0:
         raise ConfigError(f"--lines {options.lines}: there are no fewer than 0 lines", where="command line")

@@ -9,7 +9,7 @@ from orchestrator.commands.arguments import add_conf, add_json
 
 if TYPE_CHECKING:
     from orchestrator.commands import Commands
-    from orchestrator.plan import Plan, PodPlan, TrialPlan
+    from orchestrator.planning.plan import Plan, PodPlan, TrialPlan
 
 
 def add_parser(commands: Commands) -> None:
@@ -26,8 +26,8 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show the plan."""
-    from orchestrator.config import load_config
-    from orchestrator.plan import make_plan, render
+    from orchestrator.planning.config import load_config
+    from orchestrator.planning.plan import make_plan, render
 
     plan = make_plan(load_config(options.conf, options.overrides))
     if options.json:

@@ -10,7 +10,7 @@ from orchestrator.commands.arguments import add_json
 
 if TYPE_CHECKING:
     from orchestrator.commands import Commands
-    from orchestrator.pull import Pulled
+    from orchestrator.pulling.pull import Pulled
 
 
 def add_parser(commands: Commands) -> None:
@@ -43,10 +43,10 @@ def run(options: argparse.Namespace) -> int:
     """Pull once, or follow and then pull the best."""
     from orchestrator.commands.output import document, json_line, tell
     from orchestrator.core.errors import MissingError
-    from orchestrator.follow import Following, follow
-    from orchestrator.pull import facts, pick
-    from orchestrator.sources import open_source
-    from orchestrator.state import replay
+    from orchestrator.pulling.follow import Following, follow
+    from orchestrator.pulling.pull import facts, pick
+    from orchestrator.pulling.sources import open_source
+    from orchestrator.record.state import replay
 
     source = open_source(options.study)
     if not options.follow:
@@ -91,9 +91,9 @@ def _take(source: Any, picked: Any, folder: Path, options: argparse.Namespace) -
     """An epoch with its card and settings."""
     import json
 
-    from orchestrator.card import card
     from orchestrator.core.files import write_whole
-    from orchestrator.pull import facts, take
+    from orchestrator.pulling.card import card
+    from orchestrator.pulling.pull import facts, take
 
     pulled = take(source, picked, folder, form=options.format, most_pictures=options.pictures)
     write_whole(folder / "settings.json", json.dumps(facts(pulled), indent=2, ensure_ascii=False) + "\n")

@@ -26,11 +26,11 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the page and say where it is."""
     from orchestrator.commands.output import document, tell
-    from orchestrator.ledger import read_events
+    from orchestrator.record.ledger import read_events
+    from orchestrator.record.state import replay
     from orchestrator.report import write_report
-    from orchestrator.state import replay
-    from orchestrator.status import find_layout, recorded_config
-    from orchestrator.watch import from_here
+    from orchestrator.watching.status import find_layout, recorded_config
+    from orchestrator.watching.watch import from_here
 
     layout = find_layout(options.study)
     state = replay(read_events(layout.ledger))

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from orchestrator.run import run_study
-    from orchestrator.watch import JsonLines
+    from orchestrator.watching.watch import JsonLines
 
     overrides = [*options.overrides, *(["cluster.provider=inline"] if options.inline else [])]
     console = Console(stderr=options.json)

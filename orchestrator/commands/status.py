@@ -35,7 +35,7 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Show it once, or until the run ends."""
     from orchestrator.commands.output import document, tell
-    from orchestrator.status import find_layout, status_lines, study_status
+    from orchestrator.watching.status import find_layout, status_lines, study_status
 
     layout = find_layout(options.study)
     if options.watch:
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _watch(layout: Layout, *, as_json: bool) -> int:
     from orchestrator.commands.output import json_line, tell, terminal
-    from orchestrator.status import Status, status_lines, study_status
+    from orchestrator.watching.status import Status, status_lines, study_status
 
     def whole(status: Status) -> None:
         json_line(status.to_json()) if as_json else tell(status_lines(status))

@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     from orchestrator.commands.output import document, tell
     from orchestrator.core.errors import BusyError
     from orchestrator.core.lock import holder_of
-    from orchestrator.status import duration, find_layout
+    from orchestrator.watching.status import duration, find_layout
 
     layout = find_layout(options.study)
     holder = holder_of(layout.lock)

@@ -31,10 +31,10 @@ def run(options: argparse.Namespace) -> int:
     from orchestrator.commands.output import document, tell
     from orchestrator.core.errors import BusyError
     from orchestrator.core.lock import holder_of
-    from orchestrator.ledger import read_events
-    from orchestrator.state import replay
-    from orchestrator.status import find_layout, recorded_config
+    from orchestrator.record.ledger import read_events
+    from orchestrator.record.state import replay
     from orchestrator.tracking.sync import sync, unsent
+    from orchestrator.watching.status import find_layout, recorded_config
 
     layout = find_layout(options.study)
     config = recorded_config(replay(read_events(layout.ledger)), layout)

@@ -9,7 +9,7 @@ from orchestrator.commands.arguments import add_json, add_run
 
 if TYPE_CHECKING:
     from orchestrator.commands import Commands
-    from orchestrator.verify import Checked, Fault
+    from orchestrator.keeping.verify import Checked, Fault
 
 
 def add_parser(commands: Commands) -> None:
@@ -38,10 +38,10 @@ def run(options: argparse.Namespace) -> int:
 
     from orchestrator.commands.output import document, tell
     from orchestrator.core.lock import sole_driver
-    from orchestrator.keeping import volume_of
-    from orchestrator.repair import repair
-    from orchestrator.status import find_layout
-    from orchestrator.verify import check, sentences
+    from orchestrator.keeping.keeping import volume_of
+    from orchestrator.keeping.repair import repair
+    from orchestrator.keeping.verify import check, sentences
+    from orchestrator.watching.status import find_layout
 
     def say(line: str) -> None:
         if not options.json:

@@ -7,9 +7,10 @@ from itertools import groupby
 
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Role
-from orchestrator.report.evidence import Evidence, Shot
+from orchestrator.report.evidence import Evidence
 from orchestrator.report.markup import Markup, element
 from orchestrator.report.sheet import contact_sheet, gallery
+from orchestrator.report.shot import Shot
 
 QUESTIONS: dict[tuple[Role, bool], str] = {
     ("control", True): "Control: the adapter is loaded and nobody it knows is called. Its marks should not show here.",

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from evaluators.decide.signs import SignCurve
 from orchestrator.core.study import FINDING_KINDS, FindingKind
-from orchestrator.report.evidence import Shot
 from orchestrator.report.frame import LEFT, RIGHT, Frame, percent_grid, polyline, svg, text, tick_distance
 from orchestrator.report.markup import Markup, element
+from orchestrator.report.shot import Shot
 
 BARS = 40
 """Of more epochs than this, neighbours share a bar."""

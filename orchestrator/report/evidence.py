@@ -13,44 +13,26 @@ from typing import TYPE_CHECKING
 
 from evaluators.grid import confirm_cells
 from evaluators.rates import epoch_rates, select
-from orchestrator.choosing import recorded_cells
 from orchestrator.core.study import (
     Cell,
     Checkpoint,
     Choice,
     EpochRate,
     FindingKind,
-    Outcome,
-    Sample,
     StopAdvice,
     Verdict,
 )
-from orchestrator.ledger import Event
-from orchestrator.policy import Target, cells_beside, verdicts_of, wanted_cells
+from orchestrator.deciding.choosing import recorded_cells
+from orchestrator.deciding.policy import cells_beside, verdicts_of, wanted_cells
+from orchestrator.deciding.stopping import as_stopped
+from orchestrator.planning.wanted import Target
+from orchestrator.record.ledger import Event
+from orchestrator.record.state import StudyState
 from orchestrator.report.outlook import Cost, Outlook, Sureness, outlook
-from orchestrator.state import StudyState
-from orchestrator.stopping import as_stopped
+from orchestrator.report.shot import Shot
 
 if TYPE_CHECKING:
-    from orchestrator.config import StudyConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Shot:
-    """A drawn picture and what was said of it; None while nobody has looked."""
-
-    cell: Cell
-    sample: Sample
-    verdict: Verdict | None
-
-    @property
-    def outcome(self) -> Outcome | None:
-        return self.verdict.outcome if self.verdict else None
-
-    @property
-    def kinds(self) -> tuple[FindingKind, ...]:
-        """Kinds of its findings, each once, in the order they were found."""
-        return tuple(dict.fromkeys(f.kind for f in self.verdict.findings)) if self.verdict else ()
+    from orchestrator.planning.config import StudyConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,9 @@ from orchestrator.report.markup import Markup
 from orchestrator.report.raster import png
 
 if TYPE_CHECKING:
-    from orchestrator.config import StudyConfig
-    from orchestrator.policy import Target
-    from orchestrator.state import StudyState
+    from orchestrator.planning.config import StudyConfig
+    from orchestrator.planning.wanted import Target
+    from orchestrator.record.state import StudyState
 
 
 def charts(evidence: Evidence) -> dict[str, Markup]:

@@ -20,7 +20,7 @@ from evaluators.decide.table import Floats, make_table, row_of
 from orchestrator.core.study import Choice
 
 if TYPE_CHECKING:
-    from orchestrator.report.evidence import Shot
+    from orchestrator.report.shot import Shot
 
 
 @dataclass(frozen=True, eq=False)

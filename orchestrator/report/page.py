@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 from orchestrator.core.files import write_whole
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import FINDING_KINDS
-from orchestrator.ledger import read_events
+from orchestrator.planning.target import recorded_target
+from orchestrator.record.ledger import read_events
+from orchestrator.record.state import StudyState
 from orchestrator.report import sections, summary
 from orchestrator.report.beside import beside
 from orchestrator.report.evidence import Evidence, gather, run_seconds
@@ -26,11 +28,9 @@ from orchestrator.report.sheet import symbols
 from orchestrator.report.style import STYLE, filter_rules
 from orchestrator.report.tables import count_table, settings_table
 from orchestrator.report.viewer import SCRIPT, viewer
-from orchestrator.state import StudyState
-from orchestrator.target import recorded_target
 
 if TYPE_CHECKING:
-    from orchestrator.config import StudyConfig
+    from orchestrator.planning.config import StudyConfig
 
 
 def write_report(state: StudyState, layout: Layout, config: StudyConfig) -> Path:

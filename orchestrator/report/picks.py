@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.report.evidence import Evidence, SeedRecord, Shot, seed_records
+from orchestrator.report.evidence import Evidence, SeedRecord, seed_records
+from orchestrator.report.shot import Shot
 
 FEW = 6
 """Pictures of each kind."""

@@ -9,7 +9,7 @@ from orchestrator.core.layout import Layout
 from orchestrator.core.study import FINDING_KINDS
 from orchestrator.report.breaks import groups, kind_chart, swatch, who_chart
 from orchestrator.report.charts import loss_chart, nearness_chart, rate_chart
-from orchestrator.report.evidence import Evidence, Shot, kind_counts, sentence_counts
+from orchestrator.report.evidence import Evidence, kind_counts, sentence_counts
 from orchestrator.report.frame import both_widths
 from orchestrator.report.heat import heat_chart, prompt_rows, weight_rows
 from orchestrator.report.markup import Markup, element
@@ -22,6 +22,7 @@ from orchestrator.report.sheet import (
     picture_filter,
     seed_strip,
 )
+from orchestrator.report.shot import Shot
 from orchestrator.report.tables import kind_table, seed_table, trial_table, who_table
 from orchestrator.report.wording import KIND_WORDS, OUTCOME_WORDS, times
 

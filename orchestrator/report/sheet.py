@@ -18,8 +18,8 @@ from PIL import Image, UnidentifiedImageError
 from orchestrator.core.errors import ConfigError
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import FINDING_KINDS, Choice
-from orchestrator.report.evidence import Shot
 from orchestrator.report.markup import Markup, element
+from orchestrator.report.shot import Shot
 from orchestrator.report.wording import OUTCOME_WORDS
 
 EMBED_AS_IS = 24_000

@@ -8,8 +8,9 @@ from statistics import mean
 from typing import Any
 
 from orchestrator.core.study import FINDING_KINDS, FindingKind
-from orchestrator.report.evidence import Evidence, SeedRecord, Shot, character_counts
+from orchestrator.report.evidence import Evidence, SeedRecord, character_counts
 from orchestrator.report.markup import Markup, element
+from orchestrator.report.shot import Shot
 from orchestrator.report.summary import cost_words
 from orchestrator.report.wording import duration, percent, points
 

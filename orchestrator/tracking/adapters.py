@@ -10,9 +10,9 @@ import json
 from typing import TYPE_CHECKING
 
 from infra.config import S3Config
-from orchestrator.config import StudyConfig
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Checkpoint
+from orchestrator.planning.config import StudyConfig
 from orchestrator.tracking.messages import Adapter
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import StudyConfig, to_data
 from orchestrator.core.identity import digest
 from orchestrator.core.version import VERSION
+from orchestrator.planning.config import StudyConfig, to_data
 
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("orchestrator", "trainer", "evaluators", "infra", "anima")

@@ -11,7 +11,7 @@ from typing import Any
 from evaluators.rates import epoch_rate, wilson
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import FINDING_KINDS, Cell, Checkpoint, Choice, EpochRate, Verdict
-from orchestrator.state import StudyState
+from orchestrator.record.state import StudyState
 from orchestrator.tracking.told import Value
 
 SHOWN = 12

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orchestrator.config import StudyConfig
 from orchestrator.core.layout import Layout
+from orchestrator.planning.config import StudyConfig
 from orchestrator.tracking import service
 from orchestrator.tracking.segments import Segment, segments
 from orchestrator.tracking.workspace import save_workspace

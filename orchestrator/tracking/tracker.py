@@ -17,15 +17,15 @@ from typing import Any
 from evaluators.grid import select_cells
 from evaluators.rates import epoch_rate
 from infra.pods import hourly_price
-from orchestrator.config import StudyConfig
 from orchestrator.core.identity import digest
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, Checkpoint, EpochRate, Sample, Verdict
-from orchestrator.ledger import Event, read_events
+from orchestrator.planning.config import StudyConfig
+from orchestrator.planning.target import build_target, judge_id
+from orchestrator.record.ledger import Event, read_events
+from orchestrator.record.state import StudyState
 from orchestrator.report.evidence import run_seconds
 from orchestrator.report.figures import study_figures
-from orchestrator.state import StudyState
-from orchestrator.target import build_target, judge_id
 from orchestrator.tracking.identity import STUDY, Origin
 from orchestrator.tracking.messages import (
     Adapter,

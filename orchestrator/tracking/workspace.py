@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from orchestrator.config import StudyConfig
 from orchestrator.core.identity import digest
 from orchestrator.core.study import FINDING_KINDS
+from orchestrator.planning.config import StudyConfig
 from orchestrator.tracking import service
 from orchestrator.tracking.pictures import TABLE
 

@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.config import StudyConfig
 from orchestrator.core.layout import Layout
+from orchestrator.planning.config import StudyConfig
 from orchestrator.tracking import service
 from orchestrator.tracking.adapters import log_adapter
 from orchestrator.tracking.identity import Origin, identify

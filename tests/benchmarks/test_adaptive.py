@@ -12,7 +12,7 @@ import pytest
 from benchmarks.adaptive import FULL_SEEDS, Result, replayed, report, wanted
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, Verdict
-from orchestrator.policy import choose
+from orchestrator.deciding.policy import choose
 from tests.orchestrator.scripted import JUDGE, checkpoint, target
 
 EPOCHS = 6

@@ -9,9 +9,9 @@ from benchmarks.orchestrate import Grid, run_cells, wanted_of
 from infra.volume import LocalVolume
 from orchestrator.controller import Controller
 from orchestrator.core.layout import Layout
-from orchestrator.crew import InlineCrew
-from orchestrator.ledger import Ledger, read_events
-from orchestrator.state import replay
+from orchestrator.crew.work import InlineCrew
+from orchestrator.record.ledger import Ledger, read_events
+from orchestrator.record.state import replay
 from trainer.checkpoints import published_checkpoints
 
 

@@ -27,7 +27,7 @@ from infra.volume import LocalVolume
 from orchestrator.core.errors import AdapterError, VolumeError
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, ConstantAdapter, Drawing, Prompt, Sample
-from orchestrator.reconcile import unrecorded_sample
+from orchestrator.record.reconcile import unrecorded_sample
 
 PROMPT = Prompt("pair", "2girls, left side: kanachan, right side: koharu, white background", ("kanachan", "koharu"))
 DRAWING = Drawing(steps=3, width=96, height=64)

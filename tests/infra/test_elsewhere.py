@@ -16,13 +16,13 @@ import pytest
 from rich.console import Console
 
 from infra.config import S3Config
-from orchestrator.config import StudyConfig, load_config, to_yaml
 from orchestrator.core.layout import Layout
-from orchestrator.crew import InlineCrew, Report
-from orchestrator.keeping import kept
-from orchestrator.ledger import read_events
+from orchestrator.crew.work import InlineCrew, Report
+from orchestrator.keeping.keeping import kept
+from orchestrator.planning.config import StudyConfig, load_config, to_yaml
+from orchestrator.record.ledger import read_events
+from orchestrator.record.state import StudyState, replay
 from orchestrator.run import INTERRUPTED, Study, drive, prepare
-from orchestrator.state import StudyState, replay
 from tests.infra.conftest import store_at
 from tests.infra.servers import Server
 

@@ -12,9 +12,9 @@ from infra.folder import FolderStore
 from infra.volume import Volume
 from orchestrator.core.errors import VolumeError
 from orchestrator.core.layout import Layout
-from orchestrator.ledger import read_events
-from orchestrator.state import replay
-from orchestrator.verify import check
+from orchestrator.keeping.verify import check
+from orchestrator.record.ledger import read_events
+from orchestrator.record.state import replay
 from tests.orchestrator.test_run import study_config
 
 IN_SMALL = """
@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 import orchestrator.run
 from orchestrator.__main__ import main
-from orchestrator.config import to_yaml
+from orchestrator.planning.config import to_yaml
 from tests.orchestrator.test_run import scripted, study_config
 
 root = Path(sys.argv[1])

@@ -20,8 +20,8 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import save
 
-import orchestrator.keeping
-import orchestrator.mirroring
+import orchestrator.keeping.keeping
+import orchestrator.keeping.mirroring
 from infra.config import S3Config
 from infra.dialects import DIALECTS, MINIO
 from infra.lease import acquire
@@ -29,18 +29,18 @@ from infra.mirror import sample_group
 from infra.open import open_volume
 from infra.volume import Volume
 from orchestrator.__main__ import main
-from orchestrator.config import StudyConfig
 from orchestrator.core.errors import BusyError, StudyError, VolumeError
 from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import Layout
-from orchestrator.crew import Crew, InlineCrew, Report
-from orchestrator.keeping import kept
-from orchestrator.ledger import read_events
-from orchestrator.restoring import STATE_FILE
+from orchestrator.crew.work import Crew, InlineCrew, Report
+from orchestrator.keeping.keeping import kept
+from orchestrator.keeping.restoring import STATE_FILE
+from orchestrator.keeping.uploads import Uploads, read_uploads, write_uploads
+from orchestrator.keeping.verify import check
+from orchestrator.planning.config import StudyConfig
+from orchestrator.record.ledger import read_events
+from orchestrator.record.state import StudyState, replay
 from orchestrator.run import INTERRUPTED, Study, drive, prepare
-from orchestrator.state import StudyState, replay
-from orchestrator.uploads import Uploads, read_uploads, write_uploads
-from orchestrator.verify import check
 from tests.infra.conftest import BUCKET, HASTY, store_at
 from tests.infra.proxy import Fault, proxied
 from tests.infra.servers import Server
@@ -56,8 +56,8 @@ Place = S3Config | Path
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits in these tests waits for an event, not for a while to pass."""
-    monkeypatch.setattr(orchestrator.mirroring, "IDLE_S", 0.05)
-    monkeypatch.setattr(orchestrator.keeping, "STOPPED_WAIT_S", 20 * PATIENCE.pause_s)
+    monkeypatch.setattr(orchestrator.keeping.mirroring, "IDLE_S", 0.05)
+    monkeypatch.setattr(orchestrator.keeping.keeping, "STOPPED_WAIT_S", 20 * PATIENCE.pause_s)
 
 
 @pytest.fixture(params=["folder", "strict", "gateway"])

@@ -18,9 +18,9 @@ from infra.volume import LocalVolume, Volume
 from orchestrator.core.errors import BusyError, ConfigError, VolumeError
 from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import Layout
-from orchestrator.ledger import read_events
-from orchestrator.reconcile import losses
-from orchestrator.state import StudyState, replay
+from orchestrator.record.ledger import read_events
+from orchestrator.record.reconcile import losses
+from orchestrator.record.state import StudyState, replay
 from tests.infra.conftest import impatient
 from tests.infra.proxy import Fault, Proxy
 from tests.orchestrator.scripted import target

@@ -23,9 +23,9 @@ from infra.segments import Sealed, agreed, next_lines, seal, sealed_pieces
 from infra.volume import LocalVolume, Volume
 from orchestrator.core.errors import VolumeError
 from orchestrator.core.layout import Layout
-from orchestrator.ledger import Event
-from orchestrator.reconcile import losses
-from orchestrator.state import replay
+from orchestrator.record.ledger import Event
+from orchestrator.record.reconcile import losses
+from orchestrator.record.state import replay
 from tests.infra.conftest import STEADY, impatient, store_at
 from tests.infra.proxy import Fault, Proxy
 from tests.infra.servers import Server

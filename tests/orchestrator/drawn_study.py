@@ -19,14 +19,14 @@ from unittest.mock import patch
 from anima.pocket.cast import CAST, dressed
 from anima.pocket.world import Figure, render, scene
 from evaluators.rates import epoch_rate, epoch_rates, select
-from orchestrator.config import StudyConfig, parse_config, to_data
 from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, Checkpoint, Choice, Finding, Sample, Verdict
-from orchestrator.ledger import Ledger, read_events
-from orchestrator.policy import Target
-from orchestrator.state import StudyState, replay
-from orchestrator.target import build_target
+from orchestrator.planning.config import StudyConfig, parse_config, to_data
+from orchestrator.planning.target import build_target
+from orchestrator.planning.wanted import Target
+from orchestrator.record.ledger import Ledger, read_events
+from orchestrator.record.state import StudyState, replay
 
 Purpose = Literal["select", "confirm"]
 NAMES = tuple(CAST)
@@ -115,7 +115,7 @@ def scripted_clock() -> Iterator[SimpleNamespace]:
     """The ledger reads this clock: `now` is in Unix seconds and moves only when told to."""
     clock = SimpleNamespace(now=1_700_000_000.0)
     clock.time = lambda: clock.now
-    with patch("orchestrator.ledger.time", clock):
+    with patch("orchestrator.record.ledger.time", clock):
         yield clock
 
 

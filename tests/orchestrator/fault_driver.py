@@ -14,15 +14,15 @@ from pathlib import Path
 
 from infra.config import ClusterConfig
 from infra.volume import LocalVolume
-from orchestrator.actors import RayCrew
 from orchestrator.controller import Controller
 from orchestrator.core.layout import Layout
 from orchestrator.core.lock import sole_driver
 from orchestrator.core.study import Cell, Sample
-from orchestrator.crew import Slice
-from orchestrator.ledger import Ledger, read_events
-from orchestrator.state import replay
-from orchestrator.watch import LogFile
+from orchestrator.crew.actors import RayCrew
+from orchestrator.crew.work import Slice
+from orchestrator.record.ledger import Ledger, read_events
+from orchestrator.record.state import replay
+from orchestrator.watching.watch import LogFile
 from tests.orchestrator.scripted import ScriptedArtist, ScriptedTrainer, ScriptedWorkers, target
 from trainer.checkpoints import published_checkpoints
 

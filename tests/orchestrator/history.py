@@ -6,8 +6,8 @@ from collections import Counter
 
 from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import Layout
-from orchestrator.ledger import read_events
-from orchestrator.state import StudyState, replay
+from orchestrator.record.ledger import read_events
+from orchestrator.record.state import StudyState, replay
 
 
 def sound(layout: Layout) -> StudyState:

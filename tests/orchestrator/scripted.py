@@ -18,8 +18,8 @@ from orchestrator.core.files import write_whole
 from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, Checkpoint, Finding, Sample, Verdict
-from orchestrator.crew import Slice
-from orchestrator.policy import Target, TrialTarget
+from orchestrator.crew.work import Slice
+from orchestrator.planning.wanted import Target, TrialTarget
 from trainer.checkpoints import intact_checkpoints, publish
 from trainer.facts import StepLogged
 

@@ -18,12 +18,12 @@ import pytest
 
 from evaluators.grid import select_cells
 from infra.config import ClusterConfig
-from orchestrator.actors import RayCrew
 from orchestrator.core.errors import AdapterError, MissingError, StudyError
 from orchestrator.core.study import Cell, Sample, Verdict
-from orchestrator.crew import Drawn, Failed, Judged, Report, Slice, Trained
-from orchestrator.policy import Draw, Judge, Train
-from orchestrator.session import RaySession
+from orchestrator.crew.actors import RayCrew
+from orchestrator.crew.session import RaySession
+from orchestrator.crew.work import Drawn, Failed, Judged, Report, Slice, Trained
+from orchestrator.deciding.decisions import Draw, Judge, Train
 from tests.orchestrator.scripted import JUDGE, checkpoint, target
 
 DEADLINE_S = 240.0
@@ -221,8 +221,8 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 from evaluators.grid import select_cells
 from infra.config import ClusterConfig
-from orchestrator.actors import RayCrew
-from orchestrator.policy import Draw
+from orchestrator.crew.actors import RayCrew
+from orchestrator.deciding.decisions import Draw
 from tests.orchestrator.test_actors import TinyWorkers, cell
 
 if __name__ == "__main__":

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.config import StudyConfig, parse_config, to_data
 from orchestrator.core.study import ConstantAdapter, Sample, Verdict
-from orchestrator.policy import cells_beside
+from orchestrator.deciding.policy import cells_beside
+from orchestrator.planning.config import StudyConfig, parse_config, to_data
+from orchestrator.planning.target import build_target
+from orchestrator.record.state import StudyState
 from orchestrator.report.beside import beside
 from orchestrator.report.evidence import Evidence, gather
 from orchestrator.report.page import render_report
 from orchestrator.report.sections import usage
-from orchestrator.state import StudyState
-from orchestrator.target import build_target
 from tests.orchestrator.drawn_study import BASE, DATASET, DrawnStudy, draw_study
 
 SHOWN = [

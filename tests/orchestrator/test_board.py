@@ -11,11 +11,13 @@ import pytest
 
 from evaluators.grid import confirm_cells, select_cells
 from evaluators.rates import epoch_rates
-from orchestrator.board import Board
 from orchestrator.core.study import Cell, Outcome, Sample, Verdict
-from orchestrator.ledger import Event
-from orchestrator.policy import Standing, Target, decide, unjudged, verdicts_of
-from orchestrator.state import StudyState
+from orchestrator.deciding.board import Board
+from orchestrator.deciding.decisions import Standing
+from orchestrator.deciding.policy import decide, unjudged, verdicts_of
+from orchestrator.planning.wanted import Target
+from orchestrator.record.ledger import Event
+from orchestrator.record.state import StudyState
 from tests.orchestrator.scripted import JUDGE, checkpoint, target
 from tests.orchestrator.test_controller import run
 

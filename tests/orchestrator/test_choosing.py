@@ -12,8 +12,10 @@ from evaluators.config import DecideConfig
 from evaluators.grid import pictures_to_choose_by
 from orchestrator.core.errors import StudyError
 from orchestrator.core.study import Cell, Choice, Outcome, Sample, Verdict
-from orchestrator.policy import Adopt, Decision, Draw, Finish, Judge, Standing, Target, Train, decide, wanted_cells
-from orchestrator.state import StudyState
+from orchestrator.deciding.decisions import Adopt, Decision, Draw, Finish, Judge, Standing, Train
+from orchestrator.deciding.policy import decide, wanted_cells
+from orchestrator.planning.wanted import Target
+from orchestrator.record.state import StudyState
 from tests.orchestrator.scripted import JUDGE, checkpoint, target
 
 EPOCHS = 24

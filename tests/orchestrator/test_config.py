@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import load_config, parse_config, to_data, to_yaml
 from orchestrator.core.errors import ConfigError
+from orchestrator.planning.config import load_config, parse_config, to_data, to_yaml
 
 CONF = Path("conf/quickstart.yaml")
 

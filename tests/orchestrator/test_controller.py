@@ -21,10 +21,12 @@ from orchestrator.core.errors import AdapterError, DatasetError, StudyError
 from orchestrator.core.fence import Fence
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Sample
-from orchestrator.crew import Failed, InlineCrew, Lost, Report, Slice
-from orchestrator.ledger import Event, EventKind, Ledger, read_events
-from orchestrator.policy import Draw, Judge, Standing, Target, Train, Work, decide
-from orchestrator.state import StudyState, replay
+from orchestrator.crew.work import Failed, InlineCrew, Lost, Report, Slice
+from orchestrator.deciding.decisions import Draw, Judge, Standing, Train, Work
+from orchestrator.deciding.policy import decide
+from orchestrator.planning.wanted import Target
+from orchestrator.record.ledger import Event, EventKind, Ledger, read_events
+from orchestrator.record.state import StudyState, replay
 from tests.orchestrator.scripted import ScriptedArtist, ScriptedTrainer, ScriptedWorkers, target
 from trainer.checkpoints import published_checkpoints
 from trainer.facts import StepLogged

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.config import parse_config, to_data
 from orchestrator.core.study import StopAdvice, Verdict
+from orchestrator.planning.config import parse_config, to_data
+from orchestrator.record.state import TrialState
 from orchestrator.report.breaks import groups
 from orchestrator.report.evidence import Evidence, gather
 from orchestrator.report.figures import charts, study_figures
@@ -24,7 +25,6 @@ from orchestrator.report.outlook import Cost, Sureness, another
 from orchestrator.report.page import render_report, write_report
 from orchestrator.report.picks import evenly, out_of_line, telling_epochs
 from orchestrator.report.raster import HEAD, png
-from orchestrator.state import TrialState
 from tests.orchestrator.drawn_study import DrawnStudy, draw_study
 
 

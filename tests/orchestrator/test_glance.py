@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 
 from orchestrator.__main__ import main
-from orchestrator.config import parse_config, to_data
 from orchestrator.core.layout import Layout
-from orchestrator.glance import Glance
-from orchestrator.ledger import Ledger, read_events
-from orchestrator.policy import Target, rates
-from orchestrator.state import replay
-from orchestrator.target import build_target
-from orchestrator.watch import Tally
+from orchestrator.deciding.policy import rates
+from orchestrator.planning.config import parse_config, to_data
+from orchestrator.planning.target import build_target
+from orchestrator.planning.wanted import Target
+from orchestrator.record.ledger import Ledger, read_events
+from orchestrator.record.state import replay
+from orchestrator.watching.glance import Glance
+from orchestrator.watching.watch import Tally
 from tests.orchestrator.drawn_study import BASE, DATASET, DrawnStudy, draw_study
 
 RUNNING = """

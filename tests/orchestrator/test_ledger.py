@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.errors import VolumeError
-from orchestrator.ledger import Ledger, read_events
-from orchestrator.state import replay
+from orchestrator.record.ledger import Ledger, read_events
+from orchestrator.record.state import replay
 from tests.orchestrator.scripted import checkpoint
 
 
@@ -93,7 +93,7 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from orchestrator.core.errors import VolumeError
-from orchestrator.ledger import Ledger
+from orchestrator.record.ledger import Ledger
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 ledger = Ledger(Path(sys.argv[1]))
 ledger.record("run_interrupted", reason="first")

@@ -11,10 +11,10 @@ import pytest
 
 from orchestrator.__main__ import COMMANDS, main
 from orchestrator.commands.completion import SHELLS
-from orchestrator.config import load_config
 from orchestrator.core.errors import BusyError
 from orchestrator.core.lock import Holder, holder_of, sole_driver
-from orchestrator.plan import make_plan
+from orchestrator.planning.config import load_config
+from orchestrator.planning.plan import make_plan
 
 QUICK = "conf/quickstart.yaml"
 

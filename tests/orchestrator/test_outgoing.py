@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.layout import Layout
-from orchestrator.ledger import Event
-from orchestrator.outgoing import files_after, states_to_keep
-from orchestrator.restoring import STATE_FILE
+from orchestrator.keeping.outgoing import files_after, states_to_keep
+from orchestrator.keeping.restoring import STATE_FILE
+from orchestrator.record.ledger import Event
 from tests.orchestrator.scripted import checkpoint
 
 TRIAL = "main-00000001"

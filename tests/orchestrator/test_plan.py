@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator import audit
-from orchestrator.config import load_config
-from orchestrator.plan import make_plan, render
+from orchestrator.planning import audit
+from orchestrator.planning.config import load_config
+from orchestrator.planning.plan import make_plan, render
 from trainer.config import DatasetConfig
 
 TRIO = Path("conf/trio_v2.yaml")

@@ -11,24 +11,10 @@ from evaluators.config import GridConfig
 from evaluators.grid import select_cells
 from orchestrator.core.errors import StudyError
 from orchestrator.core.study import Cell, Sample, Verdict
-from orchestrator.policy import (
-    Adopt,
-    Draw,
-    Finish,
-    Judge,
-    Role,
-    Standing,
-    Target,
-    Train,
-    cells_beside,
-    choose,
-    conclude,
-    confirmation,
-    decide,
-    rates,
-    wanted_cells,
-)
-from orchestrator.state import StudyState
+from orchestrator.deciding.decisions import Adopt, Draw, Finish, Judge, Role, Standing, Train
+from orchestrator.deciding.policy import cells_beside, choose, conclude, confirmation, decide, rates, wanted_cells
+from orchestrator.planning.wanted import Target
+from orchestrator.record.state import StudyState
 from tests.orchestrator.scripted import JUDGE, checkpoint, passes, target
 
 TRIAL = "main-00000001"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from anima.base import PARTS, POCKET
-from orchestrator.config import StudyConfig, load_config
 from orchestrator.core.errors import ConfigError
-from orchestrator.preflight import missing, resolve_base, tokenizers_folder
+from orchestrator.planning.config import StudyConfig, load_config
+from orchestrator.planning.preflight import missing, resolve_base, tokenizers_folder
 
 TRIO = Path("conf/trio_v2.yaml")
 QUICK = Path("conf/quickstart.yaml")

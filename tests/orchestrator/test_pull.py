@@ -17,15 +17,15 @@ from infra.open import open_volume
 from infra.segments import Sealed, seal
 from infra.volume import Volume
 from orchestrator.__main__ import main
-from orchestrator.config import to_data
 from orchestrator.core.errors import VolumeError
 from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import Layout
-from orchestrator.follow import Following, follow
-from orchestrator.ledger import Ledger, read_events
-from orchestrator.pull import Pulled
-from orchestrator.sources import FolderSource, VolumeSource
-from orchestrator.state import StudyState, replay
+from orchestrator.planning.config import to_data
+from orchestrator.pulling.follow import Following, follow
+from orchestrator.pulling.pull import Pulled
+from orchestrator.pulling.sources import FolderSource, VolumeSource
+from orchestrator.record.ledger import Ledger, read_events
+from orchestrator.record.state import StudyState, replay
 from tests.orchestrator.test_controller import run
 from tests.orchestrator.test_run import study_config
 

@@ -18,16 +18,16 @@ import pytest
 from PIL import Image
 
 from evaluators.rates import wilson
-from orchestrator.config import parse_config, to_data
 from orchestrator.core.study import Finding, Sample
-from orchestrator.ledger import Event
+from orchestrator.planning.config import parse_config, to_data
+from orchestrator.record.ledger import Event
+from orchestrator.record.state import StudyState
 from orchestrator.report.charts import rate_chart
 from orchestrator.report.evidence import gather, run_seconds, seed_records
 from orchestrator.report.frame import NARROW, WIDE
 from orchestrator.report.markup import Markup, element
 from orchestrator.report.page import render_report, write_report
 from orchestrator.report.style import STYLE
-from orchestrator.state import StudyState
 from tests.orchestrator.drawn_study import DrawnStudy, draw_study
 
 ROOT = Path(__file__).parents[2]
@@ -292,9 +292,9 @@ def test_the_page_says_how_to_use_the_adapter_and_what_it_took(study: DrawnStudy
 
 def test_the_same_state_gives_the_same_page_and_the_clock_has_no_say(study: DrawnStudy, html: str) -> None:
     program = (
-        "import sys, pathlib; from orchestrator.config import parse_config;"
+        "import sys, pathlib; from orchestrator.planning.config import parse_config;"
         "from orchestrator.core.layout import Layout;"
-        "from orchestrator.ledger import read_events; from orchestrator.state import replay;"
+        "from orchestrator.record.ledger import read_events; from orchestrator.record.state import replay;"
         "from orchestrator.report.page import render_report; layout = Layout(pathlib.Path(sys.argv[1]));"
         "state = replay(read_events(layout.ledger));"
         "sys.stdout.buffer.write(render_report(state, layout, parse_config(state.config)).encode());"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.policy import Train
-from orchestrator.roster import NODE, Late, Patience, Roster, Suspects, placement
+from orchestrator.crew.roster import NODE, Late, Patience, Roster, Suspects, placement
+from orchestrator.deciding.decisions import Train
 
 PATIENCE = Patience(heartbeat_s=5.0, missed_s=30.0, silence_s=600.0, placement_s=300.0)
 WORK = Train("main")

@@ -15,16 +15,16 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from anima.base import POCKET
-from orchestrator.config import StudyConfig, load_config, parse_config, to_data
 from orchestrator.core.errors import BusyError, DatasetError, WeightsError
 from orchestrator.core.identity import file_sha256
 from orchestrator.core.layout import Layout
 from orchestrator.core.lock import sole_driver
 from orchestrator.core.study import ConstantAdapter
-from orchestrator.crew import Crew, InlineCrew
-from orchestrator.ledger import read_events
+from orchestrator.crew.work import Crew, InlineCrew
+from orchestrator.crew.workers import StudyWorkers
+from orchestrator.planning.config import StudyConfig, load_config, parse_config, to_data
+from orchestrator.record.ledger import read_events
 from orchestrator.run import Study, drive, prepare, run_study
-from orchestrator.workers import StudyWorkers
 from tests.orchestrator.scripted import ScriptedWorkers
 
 QUICK = Path("conf/quickstart.yaml")
@@ -138,7 +138,7 @@ DRIVER = """
 import sys, time
 from pathlib import Path
 from rich.console import Console
-from orchestrator.crew import InlineCrew
+from orchestrator.crew.work import InlineCrew
 from orchestrator.run import drive, prepare
 from tests.orchestrator.scripted import ScriptedWorkers
 from tests.orchestrator.test_run import study_config

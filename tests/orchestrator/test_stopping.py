@@ -13,17 +13,17 @@ from rich.console import Console
 
 from evaluators.config import DecideConfig
 from infra.volume import LocalVolume
-from orchestrator.config import parse_config
 from orchestrator.controller import Controller
 from orchestrator.core.errors import ConfigError
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, Finding, Sample, Verdict
-from orchestrator.crew import InlineCrew, Slice
-from orchestrator.ledger import Ledger, read_events
-from orchestrator.policy import Target
-from orchestrator.state import StudyState, replay
-from orchestrator.status import status_lines, study_status
-from orchestrator.watch import PlainLines
+from orchestrator.crew.work import InlineCrew, Slice
+from orchestrator.planning.config import parse_config
+from orchestrator.planning.wanted import Target
+from orchestrator.record.ledger import Ledger, read_events
+from orchestrator.record.state import StudyState, replay
+from orchestrator.watching.status import status_lines, study_status
+from orchestrator.watching.watch import PlainLines
 from tests.orchestrator.drawn_study import study_config
 from tests.orchestrator.scripted import JUDGE, ScriptedCritic, ScriptedTrainer, ScriptedWorkers, target
 from trainer.checkpoints import published_checkpoints

@@ -10,15 +10,16 @@ from pathlib import Path
 
 from infra.config import ClusterConfig
 from infra.volume import LocalVolume
-from orchestrator.actors import RayCrew
 from orchestrator.controller import Controller
 from orchestrator.core.errors import StudyError
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, Sample, Verdict
-from orchestrator.crew import Crew, InlineCrew, Slice
-from orchestrator.ledger import Event, Ledger, read_events
-from orchestrator.policy import Draw, Standing, Work, decide
-from orchestrator.state import StudyState, replay
+from orchestrator.crew.actors import RayCrew
+from orchestrator.crew.work import Crew, InlineCrew, Slice
+from orchestrator.deciding.decisions import Draw, Standing, Work
+from orchestrator.deciding.policy import decide
+from orchestrator.record.ledger import Event, Ledger, read_events
+from orchestrator.record.state import StudyState, replay
 from tests.orchestrator.scripted import ScriptedCritic, ScriptedTrainer, ScriptedWorkers, target
 from trainer.checkpoints import published_checkpoints
 

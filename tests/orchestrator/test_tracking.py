@@ -18,11 +18,11 @@ from PIL import Image
 
 from evaluators.rates import epoch_rates
 from infra.config import VolumeConfig
-from orchestrator.config import StudyConfig, parse_config, to_data
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import FINDING_KINDS
-from orchestrator.ledger import Event, read_events
-from orchestrator.state import StudyState, replay
+from orchestrator.planning.config import StudyConfig, parse_config, to_data
+from orchestrator.record.ledger import Event, read_events
+from orchestrator.record.state import StudyState, replay
 from orchestrator.tracking import Origin, Tracker
 from orchestrator.tracking.identity import STUDY, study_run_id, trial_run_id
 from tests.orchestrator import wandb_log
@@ -203,10 +203,10 @@ def test_the_charts_of_the_report_are_there(whole: Path) -> None:
 def driver(config: StudyConfig, layout: Layout, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """A process that opens a tracker on the study's ledger, and finishes it."""
     program = (
-        "import json, pathlib, sys; from orchestrator.config import parse_config;"
+        "import json, pathlib, sys; from orchestrator.planning.config import parse_config;"
         "from orchestrator.tracking import Tracker;"
-        "from orchestrator.core.layout import Layout; from orchestrator.ledger import read_events;"
-        "from orchestrator.state import replay; from orchestrator.tracking import writer; writer.INIT_S = 1.0;"
+        "from orchestrator.core.layout import Layout; from orchestrator.record.ledger import read_events;"
+        "from orchestrator.record.state import replay; from orchestrator.tracking import writer; writer.INIT_S = 1.0;"
         "layout = Layout(pathlib.Path(sys.argv[1])); state = replay(read_events(layout.ledger));"
         "tracker = Tracker.open(parse_config(json.loads(sys.argv[2])), layout); tracker.step('other', 1, 1, 0.5, 1e-3);"
         "tracker.finish(state); print('wandb' in sys.modules)"

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.layout import Layout
-from orchestrator.ledger import read_events
-from orchestrator.state import StudyState, replay
+from orchestrator.record.ledger import read_events
+from orchestrator.record.state import StudyState, replay
 from tests.orchestrator.history import outcome, sound
 from tests.orchestrator.machines import ENVIRONMENT, Cluster, cluster
 

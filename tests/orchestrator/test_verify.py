@@ -13,14 +13,14 @@ import pytest
 from rich.console import Console
 
 from orchestrator.__main__ import main
-from orchestrator.config import StudyConfig
 from orchestrator.core.layout import Layout
 from orchestrator.core.lock import sole_driver
-from orchestrator.keeping import kept
-from orchestrator.ledger import read_events
-from orchestrator.restoring import STATE_FILE
+from orchestrator.keeping.keeping import kept
+from orchestrator.keeping.restoring import STATE_FILE
+from orchestrator.planning.config import StudyConfig
+from orchestrator.record.ledger import read_events
+from orchestrator.record.state import StudyState, replay
 from orchestrator.run import drive, prepare
-from orchestrator.state import StudyState, replay
 from tests.orchestrator.test_run import scripted, study_config
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.__main__ import main
-from orchestrator.config import StudyConfig, to_data
 from orchestrator.core.study import FINDING_KINDS
-from orchestrator.ledger import read_events
+from orchestrator.planning.config import StudyConfig, to_data
+from orchestrator.record.ledger import read_events
 from orchestrator.tracking.identity import study_run_id, trial_run_id
 from orchestrator.tracking.service import Unreachable
 from orchestrator.tracking.sync import sync
@@ -26,10 +26,10 @@ from tests.orchestrator.wandb_backend import KEY, Backend, Fault, Run, serving
 ROOT = Path(__file__).parents[2]
 DRIVER = """
 import json, pathlib, sys
-from orchestrator.config import parse_config
+from orchestrator.planning.config import parse_config
 from orchestrator.core.layout import Layout
-from orchestrator.ledger import read_events
-from orchestrator.state import replay
+from orchestrator.record.ledger import read_events
+from orchestrator.record.state import replay
 from orchestrator.tracking import Origin, Tracker, service, writer
 writer.FINISH_S = 4.0
 service.PATIENCE_S = 1.0

@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 
 from orchestrator.core.layout import Layout
-from orchestrator.ledger import read_events
-from orchestrator.policy import rates
-from orchestrator.state import StudyState, replay
-from orchestrator.status import status_lines, study_status
-from orchestrator.watch import LogFile, PlainLines, Screen, Tally, choice_lines, curve_text, from_here
+from orchestrator.deciding.policy import rates
+from orchestrator.record.ledger import read_events
+from orchestrator.record.state import StudyState, replay
+from orchestrator.watching.status import status_lines, study_status
+from orchestrator.watching.watch import LogFile, PlainLines, Screen, Tally, choice_lines, curve_text, from_here
 from tests.orchestrator.scripted import target
 from tests.orchestrator.test_controller import run
 

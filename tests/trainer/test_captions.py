@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import load_config
 from orchestrator.core.errors import ConfigError
+from orchestrator.planning.config import load_config
 from tests.trainer.small_datasets import TRIGGERS, item
 from trainer.caption_files import Caption, Sections
 from trainer.captions import check_mirroring, drawn_caption, is_mirrored, may_be_mirrored, one_sided_marks

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import load_config
 from orchestrator.core.errors import BusyError, ConfigError, MissingError
 from orchestrator.core.lock import sole_driver
+from orchestrator.planning.config import load_config
 from orchestrator.run import prepare
 from trainer.__main__ import main
 from trainer.checkpoints import published_checkpoints

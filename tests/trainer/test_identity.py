@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import load_config
+from orchestrator.planning.config import load_config
 from trainer.config import SamplesConfig, TrainConfig
 from trainer.identity import trial_id
 

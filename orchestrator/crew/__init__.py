@@ -1,0 +1,1 @@
+"""Who does the work: trainer, artist and critic, in this process or as Ray actors."""

@@ -1,0 +1,1 @@
+"""What to do next: pure functions from what is wanted and what is known to decisions."""

@@ -1,0 +1,1 @@
+"""A study and its files: sent to its volume while it runs, fetched where it goes on, verified, mended."""

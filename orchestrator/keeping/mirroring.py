@@ -1,0 +1,224 @@
+"""Keep a running study on its volume, in the background.
+
+The ledger is the queue. What follows its sealed part is what the volume lacks: the files those facts name are
+published, then the facts themselves are sealed as the next segment, so that no segment names a file which was not there
+before it. Nothing is held in memory but one segment's facts, however long an outage lasts; the study goes on meanwhile,
+and what is superseded before it could be sent, such as an old training state, is never sent.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from infra.mirror import File, Outcome, publish, replace
+from infra.segments import SEGMENT_BYTES, Sealed, next_lines, seal
+from infra.volume import Volume
+from orchestrator.core.errors import BusyError, StudyError, VolumeError
+from orchestrator.core.layout import Layout
+from orchestrator.keeping.outgoing import files_after, sealed_epochs, states_to_keep
+from orchestrator.keeping.uploads import Uploads, write_uploads
+from orchestrator.record.ledger import Event
+from orchestrator.record.state import StudyState
+from trainer.facts import StepLogged
+
+LONGEST_PAUSE_S = 60.0
+IDLE_S = 30.0
+"""Training states within an epoch come without a fact: looked for this often."""
+TELL_S = 30.0
+STRAY_S = 24 * 3600.0
+"""An upload that was begun so long ago and is not complete was left by a process that died: it costs money."""
+
+
+class Mirroring:
+    """A thread that sends. It watches the controller to hear that there is something."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        volume: Volume,
+        sealed: Sealed,
+        *,
+        holds: Callable[[], None] = lambda: None,
+        lost: Callable[[BusyError], None] = lambda _: None,
+        every_s: float = 10.0,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`sealed` is how much of the ledger the volume has; `holds` raises BusyError when the study is another's.
+
+        `lost` hears when that is found out here.
+        """
+        self.layout, self.volume, self.sealed = Layout(layout.root.resolve()), volume, sealed
+        self.uploads = Uploads(place=volume.store.place, sealed_bytes=sealed.size, moved_at=round(time.time(), 3))
+        self._holds, self._lost, self._every_s, self._tell = holds, lost, every_s, tell
+        self._epochs = sealed_epochs(self.layout.ledger, sealed.size)
+        """Recorded epochs by trial, as far as the ledger is sealed."""
+        self._recorded = self._size()
+        self._derived: dict[Path, int] = {}
+        self._sent_states: set[str] = set()
+        self._fault: BaseException | None = None
+        """What ended the thread before its time."""
+        self._woken, self._ending, self._closed = threading.Event(), threading.Event(), threading.Event()
+        self._moved = threading.Condition()
+        self._thread = threading.Thread(target=self._send, name="mirror", daemon=True)
+
+    def start(self) -> Mirroring:
+        self._write_progress()
+        self._thread.start()
+        return self
+
+    def event(self, event: Event, state: StudyState) -> None:  # noqa: ARG002 (a watcher's signature)
+        """What is recorded by now may be sealed; what is just being written may still come to nothing."""
+        self._recorded = self._size()
+        self._woken.set()
+
+    def step(self, step: StepLogged) -> None:
+        """Steps go with the epoch they lead to."""
+
+    def note(self, sentence: str) -> None:
+        """Not a fact."""
+
+    def finish(self, wait_s: float, say: Callable[[str], None]) -> None:
+        """Wait until everything is on the volume. Raises VolumeError when nothing gets through for `wait_s` seconds."""
+        self._recorded = self._size()
+        self._ending.set()
+        self._woken.set()
+        at, since, told = -1, time.monotonic(), 0.0
+        while self._thread.is_alive():
+            now = time.monotonic()
+            if self.uploads.moves != at:
+                at, since = self.uploads.moves, now
+            if now - since > wait_s:
+                raise VolumeError(
+                    f"{self._waiting()}; {self.uploads.outage or 'no upload ended'}",
+                    where=self.volume.store.place,
+                    fix="everything is in the study's folder; the same command sends the rest",
+                )
+            if now - told > TELL_S and now - since > 1:
+                say(f"waiting for uploads | {self.volume.store.place} | {self._waiting()}{self._why()}")
+                told = now
+            with self._moved:
+                self._moved.wait(0.2)
+        if self._fault is not None:
+            raise self._fault
+
+    def close(self) -> None:
+        """Stop, whatever is still to send."""
+        self._ending.set()
+        self._closed.set()
+        self._woken.set()
+        self._write_progress()
+
+    def _send(self) -> None:
+        pause_s = 1.0
+        with suppress(StudyError):
+            self.volume.store.abort_uploads(time.time() - STRAY_S)
+        try:
+            while not self._closed.is_set():
+                self._woken.clear()
+                try:
+                    moved = self._one_segment()
+                    self._healthy()
+                    pause_s = 1.0
+                except BusyError as error:
+                    self._lost(error)
+                    raise
+                except StudyError as error:
+                    self._unwell(error)
+                    self._closed.wait(pause_s)
+                    pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+                    continue
+                if not moved:
+                    if self._ending.is_set() and not self._woken.is_set():
+                        return
+                    self._woken.wait(IDLE_S)
+                if moved < SEGMENT_BYTES // 2:
+                    # Facts that come meanwhile share the next segment.
+                    self._ending.wait(self._every_s)
+        except BaseException as error:
+            self._fault = error
+            self._tell(f"uploads stopped | {error if isinstance(error, StudyError) else repr(error)}")
+        finally:
+            with self._moved:
+                self._moved.notify_all()
+
+    def _one_segment(self) -> int:
+        """Send what the next lines of the ledger name, then those lines; returns how many bytes of them."""
+        lines = next_lines(self.layout.ledger, self.sealed.size, self._recorded)
+        events = [Event.from_line(line) for line in lines.decode().splitlines()]
+        epochs = {trial: set(known) for trial, known in self._epochs.items()}
+        outcome = publish(self.layout, self.volume, files_after(self.layout, events, epochs), self._count)
+        states = states_to_keep(self.layout, epochs)
+        kept = [(File(key),) for keys in states.values() for key in keys if key not in self._sent_states]
+        outcome.add(publish(self.layout, self.volume, kept, self._count))
+        self._sent_states.update(key for keys in states.values() for key in keys if key not in outcome.lacking)
+        if lines:
+            self._holds()
+            self.sealed = seal(self.volume, lines, self.sealed)
+            self._epochs.update(epochs)
+        self._drop_older(states, outcome.sent)
+        self._send_derived()
+        return len(lines)
+
+    def _count(self, outcome: Outcome) -> None:
+        self.uploads.add(len(outcome.sent), outcome.size, outcome.lacking)
+
+    def _drop_older(self, states: dict[str, list[str]], sent: list[str]) -> None:
+        """Retention on the volume is that of the folder's newest: what was just sent replaces what was before it."""
+        for trial, keys in states.items():
+            if set(keys) & set(sent):
+                newest = max(keys)
+                for key in list(self.volume.keys(f"trials/{trial}/state/")):
+                    if key not in keys and key < newest:
+                        self.volume.delete(key)
+
+    def _send_derived(self) -> None:
+        """What is made from the ledger and may be made again: configuration, choice, report."""
+        exposures = (self.layout.trial(trial) / "exposures.json" for trial in list(self._epochs))
+        for path in (self.layout.config, self.layout.choice, self.layout.report, *exposures):
+            with suppress(FileNotFoundError):
+                changed = path.stat().st_mtime_ns
+                if self._derived.get(path) != changed:
+                    replace(self.volume, self.layout.relative(path), path)
+                    self._derived[path] = changed
+
+    def _healthy(self) -> None:
+        if self.uploads.outage:
+            self._tell(f"uploads go on | {self.volume.store.place}")
+        self.uploads.outage, self.uploads.outage_since = "", None
+        self._write_progress()
+
+    def _unwell(self, error: StudyError) -> None:
+        if not self.uploads.outage:
+            self._tell(f"uploads wait, the study goes on | {error}")
+            self.uploads.outage_since = round(time.time(), 3)
+        self.uploads.outage = str(error)
+        self._write_progress()
+        with suppress(VolumeError):
+            # What was refused may have been refused because another machine writes by now.
+            self._holds()
+
+    def _write_progress(self) -> None:
+        self.uploads.waiting_bytes = max(0, self._size() - self.sealed.size)
+        self.uploads.sealed_bytes = self.sealed.size
+        with suppress(VolumeError):
+            write_uploads(self.layout, self.uploads)
+        with self._moved:
+            self._moved.notify_all()
+
+    def _waiting(self) -> str:
+        lines = next_lines(self.layout.ledger, self.sealed.size, self._size())
+        more = self._size() - self.sealed.size > len(lines)
+        return f"{'over ' if more else ''}{len(lines.splitlines())} facts and their files to go"
+
+    def _size(self) -> int:
+        try:
+            return self.layout.ledger.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _why(self) -> str:
+        return f" | {self.uploads.outage}" if self.uploads.outage else ""

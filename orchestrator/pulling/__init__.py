@@ -1,0 +1,1 @@
+"""Taking an epoch home, from a folder or a volume."""

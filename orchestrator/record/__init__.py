@@ -1,0 +1,1 @@
+"""What is known of a study: the ledger, and the state that follows from it."""
