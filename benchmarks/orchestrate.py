@@ -222,7 +222,7 @@ def run_cells(grid: Grid, root: Path, hire: Hire, *, cell_s: float = 0.0, writes
     with contextlib.ExitStack() as stack:
         ledger = stack.enter_context(closing(Ledger(layout.ledger)))
         log = stack.enter_context(closing(LogFile(layout.log)))
-        state = StudyState()
+        state = StudyState.packed()
         lines = PlainLines(Console(file=io.StringIO()), target, state)
         controller = Controller(
             target,
@@ -306,7 +306,7 @@ def measure_resume(options: argparse.Namespace) -> dict[str, object]:
         layout = Layout(config.layout().root.resolve())
         target = wanted_of(config)
         select_cells.cache_clear()  # A new process knows none of the grid yet.
-        replayed, state = timed(lambda: replay(read_events(layout.ledger)))
+        replayed, state = timed(lambda: replay(read_events(layout.ledger), StudyState.packed()))
         with closing(Ledger(layout.ledger)) as ledger:
             published = lambda trial: published_checkpoints(layout, trial)  # noqa: E731
             made, controller = timed(

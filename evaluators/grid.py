@@ -7,7 +7,7 @@ cells of their own, which no rate counts. All pure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import count, islice
 from typing import Literal
 
@@ -21,9 +21,9 @@ FINALISTS = 3
 """Epochs that a coarse round sends into a second one."""
 
 
-@cache
+@lru_cache(maxsize=16)
 def select_cells(checkpoint: Checkpoint, grid: GridConfig, base_sha256: str) -> Mapping[str, Cell]:
-    """The cells that speak for or against a checkpoint, by key."""
+    """The cells that speak for or against a checkpoint, by key. Those of a whole study would take much memory."""
     return _product(checkpoint, grid, grid.weights, grid.seeds, base_sha256, purpose="select")
 
 
@@ -121,13 +121,12 @@ def _product(
     *,
     purpose: Purpose,
 ) -> Mapping[str, Cell]:
-    cells = (
-        cell_of(checkpoint, weight, prompt, seed, grid, base_sha256, purpose=purpose)
+    rows = (
+        _row(checkpoint, weight, prompt, seeds, grid, base_sha256, purpose)
         for weight in weights
         for prompt in grid.rate_prompts
-        for seed in seeds
     )
-    return {cell.key: cell for cell in cells}
+    return {cell.key: cell for row in rows for cell in row}
 
 
 def cell_of(
@@ -141,16 +140,32 @@ def cell_of(
     purpose: Purpose = "select",
 ) -> Cell:
     """One cell of a grid."""
-    return Cell(
-        trial=checkpoint.trial,
-        epoch=checkpoint.epoch,
-        adapter=checkpoint.adapter,
-        adapter_sha256=checkpoint.sha256,
-        weight=weight,
-        prompt=prompt.prompt(),
-        seed=seed,
-        drawing=grid.drawing_of(prompt),
-        base_sha256=base_sha256,
-        purpose=purpose,
-        with_adapters=grid.constants,
-    )
+    (only,) = _row(checkpoint, weight, prompt, (seed,), grid, base_sha256, purpose)
+    return only
+
+
+def _row(
+    checkpoint: Checkpoint,
+    weight: float,
+    prompt: PromptConfig,
+    seeds: Sequence[int],
+    grid: GridConfig,
+    base_sha256: str,
+    purpose: Purpose,
+) -> Iterator[Cell]:
+    """Cells that differ by their seed alone; they share what else they hold."""
+    said, drawing, constants = prompt.prompt(), grid.drawing_of(prompt), grid.constants
+    for seed in seeds:
+        yield Cell(
+            trial=checkpoint.trial,
+            epoch=checkpoint.epoch,
+            adapter=checkpoint.adapter,
+            adapter_sha256=checkpoint.sha256,
+            weight=weight,
+            prompt=said,
+            seed=seed,
+            drawing=drawing,
+            base_sha256=base_sha256,
+            purpose=purpose,
+            with_adapters=constants,
+        )

@@ -153,7 +153,9 @@ def drive(
     volume = LocalVolume(layout)
     if keeping is not None:
         keeping.join()
-    state = replay(read_events(layout.ledger))
+    # Policies other than the whole grid look through all of their few pictures at each decision.
+    empty = StudyState.packed() if config.decide.policy == "full" else StudyState()
+    state = replay(read_events(layout.ledger), empty)
     if keeping is not None:
         keeping.fetch(state, study.target)
     with ExitStack() as stack:
@@ -292,6 +294,7 @@ def publish_results(study: Study, state: StudyState) -> None:
     from orchestrator.report import write_report
 
     layout = study.layout
+    state.unpack()
     if state.choice is not None:
         text = json.dumps(state.choice.to_json(), indent=2, ensure_ascii=False) + "\n"
         LocalVolume(layout).put(layout.choice, text)

@@ -5,6 +5,8 @@ kept one is the same (`tests/orchestrator/test_board.py`). Keeping it makes a de
 one, not what there is: a grid of 100,000 cells is decided on as fast as one of a hundred.
 
 It knows the cells of `decide.policy: full`. The other policies ask for a few hundred cells in all and count them anew.
+Of an epoch that nobody has begun to draw, or that is judged to the last picture, it keeps counts: which cells those are
+follows from the grid.
 """
 
 from __future__ import annotations
@@ -25,15 +27,19 @@ if TYPE_CHECKING:
     from orchestrator.record.state import StudyState
 
 
+AT_HAND = 8
+"""Sheets whose cells are kept beside those that are under way."""
+
+
 @dataclass(order=True, slots=True)
 class Sheet:
     """The cells of one saved epoch. Sheets are ordered as they are drawn: newest epoch first."""
 
     place: tuple[int, int]
     """Minus the epoch, and the position of its trial in the YAML."""
-    cells: Mapping[str, Cell] = field(compare=False)
-    to_draw: dict[str, Cell] = field(compare=False, default_factory=dict)
-    """Wanted, without a picture."""
+    checkpoint: Checkpoint = field(compare=False)
+    to_draw: dict[str, Cell] | None = field(compare=False, default_factory=dict)
+    """Wanted, without a picture; None: all, and nobody has asked which those are."""
     to_judge: dict[str, Cell] = field(compare=False, default_factory=dict)
     """With a picture, without a verdict."""
     outcomes: dict[float, dict[Outcome, int]] = field(compare=False, default_factory=dict)
@@ -41,10 +47,13 @@ class Sheet:
 
     def rates(self) -> Iterator[EpochRate]:
         """The rates of this epoch, of each weight with a verdict."""
-        one = next(iter(self.cells.values()), None)
         for weight, counts in self.outcomes.items():
-            if one is not None and any(counts.values()):
-                yield counted_rate(one.trial, one.epoch, weight, counts)
+            if any(counts.values()):
+                yield counted_rate(self.checkpoint.trial, self.checkpoint.epoch, weight, counts)
+
+    def lacking(self, key: str) -> Cell | None:
+        """The cell of this key, if it lacks its picture or its verdict and these are known one by one."""
+        return (self.to_draw or {}).get(key) or self.to_judge.get(key)
 
 
 class Board:
@@ -71,23 +80,24 @@ class Board:
     def same(self, cell: Cell) -> Cell:
         """The grid's own object for an equal cell, so that a study keeps each of its cells once."""
         sheet = None if self._stale else self._sheets.get(cell.adapter_sha256)
-        known = None if sheet is None else sheet.cells.get(cell.key)
-        return known if known == cell else cell
+        known = None if sheet is None else sheet.lacking(cell.key)
+        return known if known is not None and known == cell else cell
 
     def drawn(self, cell: Cell) -> None:
         """A cell has its first picture."""
         if self._stale:
             return
         sheet = self._sheets.get(cell.adapter_sha256)
-        if sheet is None or cell.key not in sheet.cells:
+        wanted = None if sheet is None else self._undrawn_of(sheet).pop(cell.key, None)
+        if sheet is None or wanted is None:
             self._fresh_drawn += cell.purpose == "confirm"
             return
-        self._drawn += sheet.to_draw.pop(cell.key, None) is not None
+        self._drawn += 1
         if not sheet.to_draw:
             self._undrawn.pop(sheet.place, None)
             sheet.to_draw = {}  # An emptied dictionary keeps its room.
         if self.target.judge is not None and (cell.key, *self.target.judge) not in self._state.verdicts:
-            sheet.to_judge[cell.key] = sheet.cells[cell.key]
+            sheet.to_judge[cell.key] = wanted
             self._unjudged[sheet.place] = sheet
 
     def judged(self, verdict: Verdict) -> None:
@@ -96,7 +106,7 @@ class Board:
             return
         cell = self._state.cells.get(verdict.cell_key)
         sheet = self._sheets.get(cell.adapter_sha256) if cell else None
-        if cell is None or sheet is None or cell.key not in sheet.cells:
+        if cell is None or sheet is None or (sheet.lacking(cell.key) is None and not self._has(sheet, cell)):
             self._fresh_judged += cell is not None and cell.purpose == "confirm"
             return
         self._judged += 1
@@ -114,7 +124,7 @@ class Board:
     def wanted(self) -> dict[str, Cell]:
         """Every cell of the grid there can be so far, newest epoch first."""
         self._lay_out()
-        return dict(chain.from_iterable(sheet.cells.items() for sheet in self._order))
+        return dict(chain.from_iterable(self._cells(sheet).items() for sheet in self._order))
 
     def open(self) -> bool:
         """Whether a wanted cell lacks its picture or its verdict."""
@@ -125,7 +135,7 @@ class Board:
         """Wanted cells without a picture, newest epoch first."""
         self._lay_out()
         for place in sorted(self._undrawn):
-            yield from self._undrawn[place].to_draw.values()
+            yield from self._undrawn_of(self._undrawn[place]).values()
 
     def to_judge(self) -> Iterator[Cell]:
         """Wanted cells with a picture and without a verdict, newest epoch first."""
@@ -143,7 +153,7 @@ class Board:
         """The rate of the epoch and weight of a wanted cell; None before its first verdict, and for other cells."""
         self._lay_out()
         sheet = self._sheets.get(cell.adapter_sha256)
-        if sheet is None or cell.key not in sheet.cells:
+        if sheet is None or not self._has(sheet, cell):
             return None
         return next((r for r in sheet.rates() if r.weight == cell.weight), None)
 
@@ -157,6 +167,26 @@ class Board:
         self._lay_out()
         return self._fresh_drawn, self._fresh_judged
 
+    def _cells(self, sheet: Sheet) -> Mapping[str, Cell]:
+        """All cells of a sheet; those of the sheets that were asked for last are at hand."""
+        place = sheet.place
+        cells = self._at_hand.pop(place, None)
+        if cells is None:
+            cells = select_cells(sheet.checkpoint, self.target.grid, self.target.base_sha256)
+            while len(self._at_hand) >= AT_HAND:
+                del self._at_hand[next(iter(self._at_hand))]
+        self._at_hand[place] = cells
+        return cells
+
+    def _has(self, sheet: Sheet, cell: Cell) -> bool:
+        return cell.key in self._cells(sheet)
+
+    def _undrawn_of(self, sheet: Sheet) -> dict[str, Cell]:
+        """What of a sheet is to draw, one by one from now on."""
+        if sheet.to_draw is None:
+            sheet.to_draw = dict(self._cells(sheet))
+        return sheet.to_draw
+
     def _lay_out(self) -> None:
         """Count everything anew, if something that was known is not true any more."""
         if self._stale:
@@ -169,6 +199,7 @@ class Board:
         self._order: list[Sheet] = []
         self._undrawn: dict[tuple[int, int], Sheet] = {}
         self._unjudged: dict[tuple[int, int], Sheet] = {}
+        self._at_hand: dict[tuple[int, int], Mapping[str, Cell]] = {}
         self._drawn = self._judged = 0
         there = self._state.checkpoints
         saved = [there[t.trial, e] for t in self.target.trials for e in t.drawn if (t.trial, e) in there]
@@ -186,14 +217,16 @@ class Board:
 
     def _add(self, checkpoint: Checkpoint) -> None:
         state, judge = self._state, self.target.judge
-        sheet = Sheet(self._place(checkpoint), select_cells(checkpoint, self.target.grid, self.target.base_sha256))
+        sheet = Sheet(self._place(checkpoint), checkpoint)
+        cells = self._cells(sheet)
         self._known.add((checkpoint.trial, checkpoint.epoch))
         self._sheets[checkpoint.sha256] = sheet
         insort(self._order, sheet)
-        for key, cell in sheet.cells.items():
+        to_draw: dict[str, Cell] = {}
+        for key, cell in cells.items():
             verdict = None if judge is None else state.verdicts.get((key, *judge))
             if key not in state.samples:
-                sheet.to_draw[key] = cell
+                to_draw[key] = cell
             else:
                 self._drawn += 1
                 if judge is not None and verdict is None:
@@ -202,7 +235,8 @@ class Board:
                 self._judged += 1
                 counts = sheet.outcomes.setdefault(cell.weight, {"pass": 0, "fail": 0, "unscored": 0})
                 counts[verdict.outcome] += 1
-        if sheet.to_draw:
+        if to_draw:
+            sheet.to_draw = None if len(to_draw) == len(cells) else to_draw
             self._undrawn[sheet.place] = sheet
         if sheet.to_judge:
             self._unjudged[sheet.place] = sheet
@@ -215,4 +249,4 @@ class Board:
 
     def _is_wanted(self, cell: Cell) -> bool:
         sheet = self._sheets.get(cell.adapter_sha256)
-        return sheet is not None and cell.key in sheet.cells
+        return sheet is not None and self._has(sheet, cell)

@@ -159,9 +159,9 @@ def test_a_resumed_study_asks_for_the_same_and_never_draws_twice() -> None:
 def replace_state(state: StudyState) -> StudyState:
     """The same facts, learnt in another order."""
     other = saved(*range(EPOCHS, 0, -1))
-    other.cells = dict(reversed(state.cells.items()))
-    other.samples = dict(reversed(state.samples.items()))
-    other.verdicts = dict(reversed(state.verdicts.items()))
+    other.cells = dict(reversed(list(state.cells.items())))
+    other.samples = dict(reversed(list(state.samples.items())))
+    other.verdicts = dict(reversed(list(state.verdicts.items())))
     return other
 
 
