@@ -1,7 +1,7 @@
 """A dictionary for a process that runs for days: what was put in lately is at hand, the rest is packed into bytes.
 
 A picture that is drawn and judged is hardly ever asked for again while a study runs, and there may be a hundred
-thousand of them. Packed, one takes a tenth of the memory that its objects take, and unpacked it is equal to what was put in.
+thousand of them. Packed, one takes a fifth of the memory of its objects; unpacked it is equal to what was put in.
 """
 
 from __future__ import annotations

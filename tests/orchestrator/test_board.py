@@ -17,6 +17,7 @@ from orchestrator.deciding.decisions import Standing
 from orchestrator.deciding.policy import decide, unjudged, verdicts_of
 from orchestrator.planning.wanted import Target
 from orchestrator.record.ledger import Event
+from orchestrator.record.packed import Packed
 from orchestrator.record.state import StudyState
 from tests.orchestrator.scripted import JUDGE, checkpoint, target
 from tests.orchestrator.test_controller import run
@@ -71,12 +72,18 @@ def test_it_follows_a_whole_study(tmp_path: Path) -> None:
 def test_it_follows_any_history(seed: int) -> None:
     """Facts in random order: saved anew, drawn twice, judged by another judge or twice, set apart, forgotten."""
     rng = random.Random(seed)
-    wanted, state = target(trials=TRIALS, epochs=3, seeds=[1, 2, 3], weights=[0.8, 1.0]), StudyState()
+    wanted, plain = target(trials=TRIALS, epochs=3, seeds=[1, 2, 3], weights=[0.8, 1.0]), StudyState()
+    state = StudyState(cells=Packed(2), samples=Packed(2), verdicts=Packed(2)) if seed % 2 else StudyState()
     state.follower = board = Board(wanted, state)
     for _ in range(150):
-        state.apply(happening(rng, wanted, state))
+        event = happening(rng, wanted, state)
+        state.apply(event)
+        plain.apply(event)
         follows(board, wanted, state)
+        assert state == plain
     assert state.verdicts
+    state.unpack()
+    assert (state, type(state.cells)) == (plain, dict)
 
 
 def happening(rng: random.Random, wanted: Target, state: StudyState) -> Event:

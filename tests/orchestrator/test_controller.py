@@ -83,7 +83,7 @@ def run(
     """One run of the driver over a folder, as `orchestrator.run` does it; returns what is known at its end."""
     layout, wanted, clock = Layout(root), wanted or target(), clock or Clock()
     workers = ScriptedWorkers(root, epochs=max(t.epochs for t in wanted.trials))
-    state = replay(read_events(layout.ledger))
+    state = replay(read_events(layout.ledger), StudyState.packed())
     with closing(ledger(layout.ledger)) as book:
         controller = Controller(
             wanted,
@@ -520,7 +520,7 @@ def test_a_trainer_that_saves_less_than_it_was_asked_for_is_not_trusted(root: Pa
 def test_the_choice_is_the_same_in_whatever_order_facts_arrive(undisturbed: StudyState) -> None:
     state = StudyState()
     for kind in ("checkpoints", "verdicts", "samples", "cells"):
-        for key, value in reversed(getattr(undisturbed, kind).items()):
+        for key, value in reversed(list(getattr(undisturbed, kind).items())):
             getattr(state, kind)[key] = value
     (adopt,) = decide(target(), state, Standing())
     assert adopt.choice == undisturbed.choice  # type: ignore[union-attr]
