@@ -28,6 +28,7 @@ from trainer.facts import StepLogged
 LONGEST_PAUSE_S = 60.0
 IDLE_S = 30.0
 """Training states within an epoch come without a fact: looked for this often."""
+FIRST_S = 30.0
 TELL_S = 30.0
 STRAY_S = 24 * 3600.0
 """An upload that was begun so long ago and is not complete was left by a process that died: it costs money."""
@@ -71,9 +72,20 @@ class Mirroring:
         return self
 
     def event(self, event: Event, state: StudyState) -> None:  # noqa: ARG002 (a watcher's signature)
-        """What is recorded by now may be sealed; what is just being written may still come to nothing."""
+        """What is recorded by now may be sealed; what is just being written may still come to nothing.
+
+        A study's first fact is on the volume before anything is done: whoever takes over this study goes on from it,
+        and does not begin another one of the same name. An outage is not waited for.
+        """
         self._recorded = self._size()
         self._woken.set()
+        if not self.sealed.size:
+            with self._moved:
+                self._moved.wait_for(self._begun, FIRST_S)
+
+    def _begun(self) -> bool:
+        """Whether a fact of the study is on the volume, or will not be for a while."""
+        return bool(self.sealed.size or self.uploads.outage or self._fault or self._closed.is_set())
 
     def step(self, step: StepLogged) -> None:
         """Steps go with the epoch they lead to."""
@@ -135,7 +147,7 @@ class Mirroring:
                     if self._ending.is_set() and not self._woken.is_set():
                         return
                     self._woken.wait(IDLE_S)
-                if moved < SEGMENT_BYTES // 2:
+                if moved < SEGMENT_BYTES // 2 and self.sealed.size:
                     # Facts that come meanwhile share the next segment.
                     self._ending.wait(self._every_s)
         except BaseException as error:
