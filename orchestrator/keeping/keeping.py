@@ -13,6 +13,7 @@ from infra.volume import Volume
 from orchestrator.core.errors import BusyError, VolumeError
 from orchestrator.core.layout import Layout
 from orchestrator.keeping.mirroring import Mirroring
+from orchestrator.keeping.packs import Packs
 from orchestrator.keeping.restoring import fetch_lacking, heal, join
 from orchestrator.planning.config import StudyConfig, parse_config
 from orchestrator.planning.wanted import Target
@@ -31,6 +32,7 @@ class Keeping:
     def __init__(self, config: StudyConfig, volume: Volume, lease: Beating, tell: Tell) -> None:
         self.volume, self._config, self._lease, self._tell = volume, config, lease, tell
         self._layout = Layout(config.layout().root.resolve())
+        self._packs = Packs(self._layout, volume, tell)
         self._sealed = Sealed()
         self._mirroring: Mirroring | None = None
         self._told_lost = False
@@ -40,10 +42,12 @@ class Keeping:
         self._sealed = join(self._layout, self.volume, self._tell)
 
     def fetch(self, state: StudyState, target: Target) -> None:
-        """Fetch what is recorded and not here. Raises VolumeError."""
+        """Fetch what is recorded and not here, and the caches if something is to be trained. Raises VolumeError."""
         newest = {t.trial: max((e for n, e in state.checkpoints if n == t.trial), default=0) for t in target.trials}
         untrained = [t.trial for t in target.trials if newest[t.trial] < t.epochs]
         fetch_lacking(self._layout, self.volume, state, untrained=untrained, tell=self._tell)
+        if untrained:
+            self._packs.fetch()
 
     def heal(self, loss: Loss) -> bool:
         """Whether what is damaged here could be replaced from the volume."""
@@ -76,6 +80,7 @@ class Keeping:
             lost=lost,
             every_s=self._config.volume.seal_every_s,
             tell=both,
+            packs=self._packs,
         ).start()
         return self._mirroring
 

@@ -20,6 +20,7 @@ from infra.volume import Volume
 from orchestrator.core.errors import BusyError, StudyError, VolumeError
 from orchestrator.core.layout import Layout
 from orchestrator.keeping.outgoing import files_after, sealed_epochs, states_to_keep
+from orchestrator.keeping.packs import Packs
 from orchestrator.keeping.uploads import Uploads, write_uploads
 from orchestrator.record.ledger import Event
 from orchestrator.record.state import StudyState
@@ -47,10 +48,11 @@ class Mirroring:
         lost: Callable[[BusyError], None] = lambda _: None,
         every_s: float = 10.0,
         tell: Callable[[str], None] = lambda _: None,
+        packs: Packs | None = None,
     ) -> None:
         """`sealed` is how much of the ledger the volume has; `holds` raises BusyError when the study is another's.
 
-        `lost` hears when that is found out here.
+        `lost` hears when that is found out here. `packs` are sent when a trial's caches are complete, and at the end.
         """
         self.layout, self.volume, self.sealed = Layout(layout.root.resolve()), volume, sealed
         self.uploads = Uploads(place=volume.store.place, sealed_bytes=sealed.size, moved_at=round(time.time(), 3))
@@ -60,6 +62,7 @@ class Mirroring:
         self._recorded = self._size()
         self._derived: dict[Path, int] = {}
         self._sent_states: set[str] = set()
+        self._packs, self._packs_due, self._training = packs, threading.Event(), set[str]()
         self._fault: BaseException | None = None
         """What ended the thread before its time."""
         self._woken, self._ending, self._closed = threading.Event(), threading.Event(), threading.Event()
@@ -88,7 +91,11 @@ class Mirroring:
         return bool(self.sealed.size or self.uploads.outage or self._fault or self._closed.is_set())
 
     def step(self, step: StepLogged) -> None:
-        """Steps go with the epoch they lead to."""
+        """Steps go with the epoch they lead to. A trial's first one says that its caches are complete."""
+        if step.trial not in self._training:
+            self._training.add(step.trial)
+            self._packs_due.set()
+            self._woken.set()
 
     def note(self, sentence: str) -> None:
         """Not a fact."""
@@ -96,6 +103,7 @@ class Mirroring:
     def finish(self, wait_s: float, say: Callable[[str], None]) -> None:
         """Wait until everything is on the volume. Raises VolumeError when nothing gets through for `wait_s` seconds."""
         self._recorded = self._size()
+        self._packs_due.set()
         self._ending.set()
         self._woken.set()
         at, since, told = -1, time.monotonic(), 0.0
@@ -143,8 +151,10 @@ class Mirroring:
                     self._closed.wait(pause_s)
                     pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
                     continue
+                if self._send_pack():
+                    continue
                 if not moved:
-                    if self._ending.is_set() and not self._woken.is_set():
+                    if self._ending.is_set() and not self._woken.is_set() and not self._packs_due.is_set():
                         return
                     self._woken.wait(IDLE_S)
                 if moved < SEGMENT_BYTES // 2 and self.sealed.size:
@@ -174,6 +184,15 @@ class Mirroring:
         self._drop_older(states, outcome.sent)
         self._send_derived()
         return len(lines)
+
+    def _send_pack(self) -> bool:
+        """Send one pack of the caches, if any waits: facts come first. Whether more packs wait."""
+        due = self._packs_due.is_set()
+        self._packs_due.clear()
+        if not due or self._packs is None or not self._packs.send(self._count):
+            return False
+        self._packs_due.set()
+        return True
 
     def _count(self, outcome: Outcome) -> None:
         self.uploads.add(len(outcome.sent), outcome.size, outcome.lacking)
