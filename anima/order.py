@@ -87,7 +87,7 @@ def check(order: Order) -> None:
         raise ConfigError(f"threads must be 0 (all) or more, not {order.threads}", where="--threads")
     _check_base(order)
     for adapter in order.adapters:
-        _check_adapter(adapter.path)
+        check_adapter(adapter.path)
     _check_size(drawing.width, drawing.height, order.folder)
 
 
@@ -207,7 +207,8 @@ def _check_base(order: Order) -> None:
         )
 
 
-def _check_adapter(path: Path) -> None:
+def check_adapter(path: Path) -> None:
+    """Raise MissingError where there is no such file, with the nearest name that is there."""
     if path.is_file():
         return
     beside = path if path.is_dir() else path.parent

@@ -89,6 +89,8 @@ def _complaint(fault: ErrorDetails) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     value = fault["input"]
+    if fault["type"] == "too_short":
+        return "is empty: give at least one" if not value else f"has too few entries: {len(value)}"
     return message if isinstance(value, Mapping | list | tuple) else f"{message}, got {value!r}"
 
 

@@ -1,47 +1,41 @@
-"""The evaluators' own commands, for work that needs no study."""
+"""python -m evaluators: parse, import what the command needs, run it; bad input ends in one clear line."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from evaluators.commands import grid
 from evaluators.decide.commands import add_commands
-from orchestrator.core.errors import StudyError
+from orchestrator.core.command_line import Parser, run_command, top_parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parse, import what the command needs, run."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
     # Curves are fitted with matrices so small that threads only get in each other's way; read when numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    parser = argparse.ArgumentParser(prog="python -m evaluators", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    measure = commands.add_parser("measure-base", help="how well a drawn-world base follows held-out captions")
-    measure.add_argument("--base", default="pocket", help="`pocket` or a folder in diffusers layout")
-    measure.add_argument("--captions", type=int, default=300)
-    measure.add_argument("--steps", type=int, default=12, help="sampler steps (er_sde)")
-    measure.add_argument("--cfg", type=float, default=1.0)
-    measure.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
-    measure.add_argument("--keep", type=Path, help="keep the pictures in this folder")
-    measure.set_defaults(command=_measure_base)
+    return run_command(parser, arguments)
+
+
+def parser() -> Parser:
+    """The command line."""
+    top = top_parser("python -m evaluators", "Draw and judge grids, and choose epochs, also without a study.")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
     add_commands(commands)
     grid.add_parser(commands)
-    options, rest = parser.parse_known_args(arguments)
-    # argparse takes no KEY=VALUE behind an option: what it leaves is theirs.
-    if strange := [text for text in rest if text.startswith("-") or not hasattr(options, "overrides")]:
-        parser.error(f"unrecognized arguments: {' '.join(strange)}")
-    if rest:
-        options.overrides += rest
-    try:
-        return int(options.command(options))
-    except StudyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
-        return 130
+    what = "how well a drawn-world base follows held-out captions"
+    measure = commands.add_parser("measure-base", help=what, description=f"Draw and read: {what}. Prints JSON.")
+    measure.add_argument("--base", metavar="BASE", default="pocket", help="a folder in diffusers layout (pocket)")
+    measure.add_argument("--captions", metavar="N", type=int, default=300, help="how many are drawn (300)")
+    measure.add_argument("--steps", metavar="N", type=int, default=12, help="of the sampler, er_sde (12)")
+    measure.add_argument("--cfg", metavar="SCALE", type=float, default=1.0, help="guidance (1)")
+    measure.add_argument("--threads", metavar="N", type=int, default=0, help="CPU threads; 0 leaves torch's choice (0)")
+    measure.add_argument("--keep", metavar="FOLDER", type=Path, help="keep the pictures there")
+    measure.set_defaults(run=_measure_base)
+    return top
 
 
 def _measure_base(options: argparse.Namespace) -> int:

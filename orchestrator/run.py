@@ -95,7 +95,7 @@ def prepare(config: StudyConfig, *, tell: Callable[[str], None] = lambda _: None
     if config.dataset.drawn is not None:
         from trainer.drawn import ensure_drawn_dataset
 
-        ensure_drawn_dataset(root, config.dataset.drawn)
+        ensure_drawn_dataset(root, config.dataset.drawn, config.triggers)
     bring_dataset(config.dataset, tell=tell)
     dataset = read_dataset(root, config.dataset, config.triggers)
     _try_judge(config)

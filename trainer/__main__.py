@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchestrator.core.command_line import Parser, run_command, top_parser
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    options = parser().parse_args(arguments)
-    from orchestrator.core.errors import StudyError
-
-    try:
-        return int(options.command(options))
-    except StudyError as error:
-        print(f"error: {error}".replace("\n", "\nerror: "), file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("Stopped. The same command continues.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of our output left; what is still buffered has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return run_command(parser, arguments)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
-    top = argparse.ArgumentParser(
-        prog="python -m trainer",
-        description="Train LoRAs alone: no Ray, no grid, no judge. Studies find what it trained.",
+    top = top_parser(
+        "python -m trainer",
+        "Train LoRAs alone: no Ray, no grid, no judge. Studies find what it trained.",
     )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
@@ -43,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_study(run)
     run.add_argument("--trial", metavar="NAME", help="only this one")
-    run.set_defaults(command=_run)
+    run.set_defaults(run=_run)
 
     check = commands.add_parser(
         "check",
@@ -51,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         description="Read the dataset of a YAML and report on it. Nothing is trained and no model is loaded.",
     )
     _add_study(check)
-    check.set_defaults(command=_check)
+    check.set_defaults(run=_check)
 
     imported = commands.add_parser(
         "import",
@@ -61,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     )
     imported.add_argument("file", metavar="FILE", type=Path, help="the other trainer's file")
     imported.add_argument("--to", metavar="CONF", type=Path, help="write there instead of to the terminal")
-    imported.set_defaults(command=_import)
+    imported.set_defaults(run=_import)
     return top
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anima.sources.folders import bring, is_remote, local_folder
-from orchestrator.core.errors import DatasetError
+from orchestrator.core.errors import DatasetError, MissingError
 from orchestrator.core.identity import digest
 from trainer.caption_files import Caption, FaultyCaption, caption_file, read_captions
 from trainer.config import DatasetConfig, FolderConfig
@@ -175,7 +175,8 @@ def _list_files(root: Path, config: DatasetConfig, suffixes: Collection[str]) ->
     for folder in config.folders or (FolderConfig(path="."),):
         place = root / local_folder(folder.path)
         if not place.is_dir():
-            raise DatasetError("there is no such folder", where=str(place), fix="correct dataset.root")
+            fix = "correct dataset.folders" if config.folders else "correct dataset.root"
+            raise MissingError("there is no such folder", where=str(place), fix=fix)
         for file in sorted(p for p in place.rglob("*") if p.suffix.lower() in suffixes and _visible(p, place)):
             yield Listed(file, folder, folder.repeats * _named_repeats(file.relative_to(place)))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from random import Random
 
@@ -21,13 +21,21 @@ from trainer.config import DrawnDataset
 _MARK = ".complete"
 
 
-def ensure_drawn_dataset(root: Path, config: DrawnDataset) -> None:
+def ensure_drawn_dataset(root: Path, config: DrawnDataset, cast: Collection[str] = tuple(CAST)) -> None:
     """Write the dataset unless this very one is already there; an unfinished or different one is drawn anew.
 
-    Raises DatasetError if `root` holds files that were not drawn by this function.
+    Of the drawn world's characters those in `cast` are shown. Raises DatasetError if it names others, or if `root`
+    holds files that were not drawn by this function.
     """
+    if strangers := [name for name in cast if name not in CAST]:
+        raise DatasetError(
+            f"the drawn world has {', '.join(CAST)}, and nobody named {strangers[0]!r}",
+            where="cast",
+            fix="name one of them, or put pictures of your own into dataset.root and leave out dataset.drawn",
+        )
     mark = root / _MARK
-    wanted = config.model_dump_json()
+    names = [name for name in CAST if name in cast]
+    wanted = config.model_dump_json() + ("" if len(names) == len(CAST) else f" of {', '.join(names)}")
     if mark.exists() and mark.read_text() == wanted:
         return
     aside = root.with_name(root.name + ".drawing")
@@ -35,7 +43,7 @@ def ensure_drawn_dataset(root: Path, config: DrawnDataset) -> None:
     if root.exists() and not mark.exists() and any(root.iterdir()):
         raise DatasetError("folder holds files that were not drawn here", where=str(root), fix="choose another root")
     aside.mkdir(parents=True)
-    for name, picture, caption in _pictures(config):
+    for name, picture, caption in _pictures(config, names):
         render(picture).image.save(aside / f"{name}.png")
         (aside / f"{name}.txt").write_text(caption + "\n", encoding="utf-8")
     (aside / _MARK).write_text(wanted)
@@ -43,9 +51,9 @@ def ensure_drawn_dataset(root: Path, config: DrawnDataset) -> None:
     aside.rename(root)
 
 
-def _pictures(config: DrawnDataset) -> Iterator[tuple[str, Scene, str]]:
+def _pictures(config: DrawnDataset, cast: Sequence[str]) -> Iterator[tuple[str, Scene, str]]:
     """(file stem, scene, caption) of every picture, each a function of the seed and its own name."""
-    groups = [*_groups(1, config.solo), *_groups(2, config.pair), *_groups(3, config.trio)]
+    groups = [*_groups(cast, 1, config.solo), *_groups(cast, 2, config.pair), *_groups(cast, 3, config.trio)]
     for names, number in groups:
         stem = f"{'-'.join(sorted(names))}-{number:03d}"
         rng = Random(f"{config.seed}/{stem}")
@@ -58,7 +66,7 @@ def _pictures(config: DrawnDataset) -> Iterator[tuple[str, Scene, str]]:
         yield stem, picture, form(clauses, picture, rng)
 
 
-def _groups(size: int, count: int) -> Iterator[tuple[Sequence[str], int]]:
-    for names in itertools.combinations(CAST, size):
+def _groups(cast: Sequence[str], size: int, count: int) -> Iterator[tuple[Sequence[str], int]]:
+    for names in itertools.combinations(cast, size):
         for number in range(1, count + 1):
             yield names, number

@@ -19,8 +19,6 @@ MARK = "diverged.json"
 class DivergedError(StudyError):
     """A trial whose loss or gradient stops being a number, twice."""
 
-    exit_code = 7
-
 
 class NotFinite(Exception):
     """A step whose loss or gradient is not finite. The optimizer has not seen it."""

@@ -11,7 +11,7 @@ from anima.adapters.layouts import Layout, tensors_in
 from anima.adapters.names import layout_of
 from anima.adapters.peft_config import IN_FILE
 from anima.adapters.reading import deltas_of
-from orchestrator.core.errors import AdapterError, VolumeError
+from orchestrator.core.errors import AdapterError, ConfigError
 
 # Hashes of other bytes, and a scale that is in the tensors now.
 _STALE = (IN_FILE, "sshash_model_hash", "sshash_legacy_hash", "modelspec.hash_sha256")
@@ -40,7 +40,7 @@ def convert(source: Path, target: Path, layout: Layout, *, replace: bool = False
     if target.suffix != ".safetensors":
         raise AdapterError("is not named .safetensors", where=str(target), fix="name the new file so")
     if target.exists() and not replace:
-        raise VolumeError("exists already", where=str(target), fix="give another name, or --force to replace it")
+        raise ConfigError("exists already", where=str(target), fix="give another name, or --force to replace it")
     content = read_content(source)
     deltas = deltas_of(content.tensors, where=str(source), config=peft_config(content))
     for key, what in unsound_numbers(content.tensors).items():

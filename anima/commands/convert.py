@@ -27,8 +27,11 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Convert and say what was written."""
     from anima.adapters.convert import convert
-    from anima.commands.terminal import printable, size
+    from anima.commands.terminal import size
+    from anima.order import check_adapter
+    from orchestrator.core.command_line import printable
 
+    check_adapter(options.source)
     done = convert(options.source, options.target, options.format, replace=options.force)
     layers = f"{done.layers} {' and '.join(done.kinds)} layers"
     print(f"read     {printable(str(done.source.path))} | {done.source_layout} | {layers}")

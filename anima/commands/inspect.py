@@ -37,7 +37,9 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from anima.adapters.describe import describe
+    from anima.order import check_adapter
 
+    check_adapter(options.file)
     description = describe(options.file)
     if options.json:
         print(json.dumps(description.to_json(), indent=2, allow_nan=False))
@@ -56,7 +58,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _summary(description: Description) -> list[str]:
-    from anima.commands.terminal import printable, size
+    from anima.commands.terminal import size
+    from orchestrator.core.command_line import printable
 
     kinds = ", ".join(f"{count} {kind}" for kind, count in description.kinds().items())
     ranks = ", ".join(f"{rank} ({count} layers)" for rank, count in description.ranks().items())
@@ -83,7 +86,7 @@ def _layers(description: Description) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from anima.commands.terminal import printable
+    from orchestrator.core.command_line import printable
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("  layers", no_wrap=True)
@@ -111,7 +114,7 @@ def _layers(description: Description) -> Table:
 
 def _metadata(description: Description) -> list[str]:
     """How this project made it, then what else it says of itself."""
-    from anima.commands.terminal import printable
+    from orchestrator.core.command_line import printable
 
     lines = ["  metadata"]
     own = description.metadata

@@ -1,12 +1,6 @@
-"""Text out of files, made safe to print: a file's own words must not steer the terminal."""
+"""Numbers as commands say them."""
 
 from __future__ import annotations
-
-
-def printable(text: str, *, limit: int = 0) -> str:
-    """`text` with everything a terminal could obey written out (\\x1b), on one line, cut to `limit` characters."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return f"{shown[: limit - 1]}…" if limit and len(shown) > limit else shown
 
 
 def size(count: int) -> str:

@@ -48,7 +48,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--adapters", metavar="FOLDER", type=Path, help="adapters, one file or folder per epoch")
     parser.add_argument("--threads", metavar="N", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
     parser.add_argument("--verify", metavar="K", type=int, help="draw K finished cells again and compare them")
-    parser.set_defaults(command=run)
+    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Any) -> None:
     """Add `analyse` and `compare` to the subcommands of a parser."""
-    table = "a CSV with columns epoch and pass (seed, weight, prompt, layout, trial, signs if known), or a run's folder"
-    analyse = commands.add_parser("analyse", help="which epoch to adopt, from a table of verdicts or a run")
+    table = (
+        "a CSV with columns epoch and pass (seed, weight, prompt, layout, trial, signs if known); or a study: "
+        "its folder, its name under runs/, or its YAML"
+    )
+    analyse = commands.add_parser("analyse", help="which epoch to adopt, from a table of verdicts or a study")
     analyse.add_argument("table", metavar="RUN|CSV", type=Path, help=table)
-    analyse.add_argument("--margin", type=float, default=0.1, help="rates this close to the best are as good (0.1)")
+    analyse.add_argument(
+        "--margin", metavar="SHARE", type=float, default=0.1, help="how close to the best is as good (0.1)"
+    )
     analyse.add_argument(
         "--prompt-weight", metavar="NAME=W", action="append", default=[], help="prompts count W, not 1"
     )
@@ -34,19 +39,21 @@ def add_commands(commands: Any) -> None:
         "--labels", metavar="CSV", type=Path, help="what a person said of some of the same pictures: corrects the rates"
     )
     analyse.add_argument("--json", action="store_true", help="print everything as JSON")
-    analyse.set_defaults(command=_analyse)
+    analyse.set_defaults(run=_analyse)
     compare = commands.add_parser("compare", help="two epochs, weights or studies on the seeds they share")
     compare.add_argument("table", metavar="RUN|CSV", type=Path, help=table)
     compare.add_argument("first", metavar="EPOCH[@WEIGHT]", help="like 143 or 143@0.8, or `control`")
-    compare.add_argument("second", metavar="EPOCH[@WEIGHT]")
+    compare.add_argument("second", metavar="EPOCH[@WEIGHT]", help="the other one")
     compare.add_argument(
         "--with", dest="other", metavar="RUN|CSV", type=Path, help="where the second is; else the same"
     )
-    compare.add_argument("--trial", help="which trial of the table, when it holds several")
-    compare.add_argument("--with-trial", help="the trial of the second, when it is another")
-    compare.add_argument("--margin", type=float, default=0.05, help="differences below this do not matter (0.05)")
+    compare.add_argument("--trial", metavar="TRIAL", help="which trial of the table, when it holds several")
+    compare.add_argument("--with-trial", metavar="TRIAL", help="the trial of the second, when it is another")
+    compare.add_argument(
+        "--margin", metavar="SHARE", type=float, default=0.05, help="differences below it do not matter (0.05)"
+    )
     compare.add_argument("--json", action="store_true", help="print the comparison as JSON")
-    compare.set_defaults(command=_compare)
+    compare.set_defaults(run=_compare)
 
 
 def _analyse(options: argparse.Namespace) -> int:

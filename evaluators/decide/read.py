@@ -27,20 +27,40 @@ SHOWN_ONLY = ("control", "probe")
 """Roles of pictures that count in no rate."""
 ALSO_CALLED = {"passed": "pass", "outcome": "pass", "verdict": "pass", "result": "pass", "step": "epoch"}
 LARGEST_FILE = 256 * 2**20
+RUNS = Path("runs")
+"""Where studies are looked for by name."""
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of a CSV file, or of the study whose folder (or ledger) is given. Raises StudyError on bad input."""
-    if path.is_dir():
-        path = path / "ledger.jsonl"
-    if not path.is_file():
-        raise MissingError("there is no such table or study", where=str(path), fix="give a CSV file or a run's folder")
+    """Rows of a CSV file or of a study: its folder, its name under runs/, its YAML, or its ledger.
+
+    A folder without ledger is one that `grid` drew: its table is read. Raises StudyError on bad input.
+    """
+    path = _table(path)
     if path.stat().st_size > LARGEST_FILE:
         raise StudyError(f"larger than {LARGEST_FILE >> 20} MiB", where=str(path), fix="keep one study in one table")
     try:
         return list(_ledger_rows(path) if path.suffix == ".jsonl" else _csv_rows(path))
     except UnicodeDecodeError as error:
         raise StudyError("not a text file in UTF-8", where=str(path)) from error
+
+
+def _table(path: Path) -> Path:
+    """The file that holds the rows of what a person named."""
+    named = path
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        from evaluators.sweep.study import load_sweep
+
+        path = load_sweep(path, []).layout().root
+    elif not path.exists() and len(path.parts) == 1:
+        path = RUNS / path
+    if path.is_dir():
+        tables = [path / name for name in ("ledger.jsonl", "grid/verdicts.csv")]
+        path = next((table for table in tables if table.is_file()), tables[0])
+    if not path.is_file():
+        fix = "give a CSV file, or a study's folder, YAML or name under runs/"
+        raise MissingError("there is no such table or study", where=str(named), fix=fix)
+    return path
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:

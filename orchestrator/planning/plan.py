@@ -233,7 +233,7 @@ def _counts(plan: Plan) -> Table:
             table.add_row(f"trial {trial.name}", "")
         rows = {
             "images": f"{plan.images} ({plan.counted})",
-            "repeats": f"{plan.repeats} per epoch",
+            "shown per epoch": _shown(trial, plan.repeats),
             "steps per epoch": f"{trial.steps_per_epoch}",
             "epochs": f"{trial.epochs}, {trial.saved} of them saved",
             "exposures per image": f"{trial.exposures_per_image}",
@@ -248,6 +248,11 @@ def _counts(plan: Plan) -> Table:
         table.add_row("controls and probes", f"{plan.shown_pictures}; no rate counts them")
     table.add_row("pictures in all", f"{plan.pictures:,}")
     return table
+
+
+def _shown(trial: TrialPlan, repeats: int) -> str:
+    """Pictures of an epoch, with the repeats of the YAML; those of folders and balance come on top."""
+    return f"{trial.exposures // max(trial.epochs, 1)} (dataset.repeats {repeats})"
 
 
 def _pods(plan: Plan) -> Table:

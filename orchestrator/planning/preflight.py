@@ -121,7 +121,7 @@ def _missing_account(config: StudyConfig) -> list[MissingError]:
         MissingError(
             "no W&B login on this machine",
             where="wandb.mode",
-            fix="run `wandb login` once, or set wandb.mode=offline and upload later with `wandb sync`",
+            fix="run `wandb login` once, or set wandb.mode=offline and upload later with `python -m orchestrator sync`",
         )
     ]
 

@@ -32,10 +32,10 @@ def sentence(event: Event, state: StudyState) -> str:
         case "study_opened":
             return f"study opened | {data['study']}"
         case "trial_started":
-            return (
-                f"trial started | trial={data['trial']} attempt={data['attempt']}"
-                f" | epochs {data['from_epoch'] + 1} to {data['epochs']}"
-            )
+            first, last = data["from_epoch"] + 1, data["epochs"]
+            # A trial whose last epoch is there trains again what was set apart.
+            epochs = f"epochs {first} to {last}" if first <= last else "epochs that were set apart"
+            return f"trial started | trial={data['trial']} attempt={data['attempt']} | {epochs}"
         case "checkpoint_saved":
             c = data["checkpoint"]
             return (

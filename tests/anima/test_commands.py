@@ -250,12 +250,13 @@ def test_convert_says_when_numbers_need_a_wider_type(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["inspect", "missing.safetensors"], 6, "missing.safetensors: cannot be read"),
+        (["inspect", "missing.safetensors"], 3, "missing.safetensors: there is no such adapter"),
+        (["convert", "wn.safetensors", "o.safetensors", "--format", "kohya"], 3, "did you mean"),
         (["inspect", "short.safetensors"], 6, "short.safetensors: is cut short: 0 bytes"),
-        (["inspect", "folder.safetensors"], 6, "folder.safetensors: cannot be read (Is a directory)"),
+        (["inspect", "folder.safetensors"], 3, "folder.safetensors: is a folder"),
         (["inspect", "own.pt"], 6, "is a .pt file, a pickle by its name"),
         (["convert", "sdxl.safetensors", "o.safetensors", "--format", "kohya"], 6, "are of SDXL"),
-        (["convert", "own.safetensors", "own.safetensors", "--format", "kohya"], 4, "exists already"),
+        (["convert", "own.safetensors", "own.safetensors", "--format", "kohya"], 2, "exists already"),
         (
             ["convert", "own.safetensors", "short.safetensors/o.safetensors", "--format", "kohya"],
             4,
@@ -273,6 +274,7 @@ def test_bad_input_is_one_line_and_an_exit_code(
 ) -> None:
     monkeypatch.chdir(own.parent)
     Path("short.safetensors").write_bytes(b"")
+    Path("own.pt").write_bytes(b"")
     Path("folder.safetensors").mkdir()
     save(Path("sdxl.safetensors"), lora(SDXL))
     found, out, err = say(capsys, *arguments)

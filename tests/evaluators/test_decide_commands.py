@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,24 @@ def test_a_run_is_analysed_as_the_same_pictures_in_a_table_are(
     assert "corrected for a judge" in unwrapped(capsys)
     assert main(["compare", run, "143", "131"]) == 0
     assert "epoch 143 against epoch 131, on 10 seeds" in capsys.readouterr().out
+
+
+def test_a_study_may_be_named_as_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its folder, its name under runs/, its YAML; one that was only drawn and judged by hand too."""
+    hand, conf = Path(HAND).resolve(), Path("conf/quickstart.yaml").resolve()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "quickstart" / "grid").mkdir(parents=True)
+    shutil.copy(hand, tmp_path / "runs" / "quickstart" / "grid" / "verdicts.csv")
+    told = set()
+    for name in ("runs/quickstart", "quickstart", str(conf)):
+        assert main(["analyse", name, "--json"]) == 0
+        told.add(capsys.readouterr().out)
+    assert len(told) == 1
+    assert main(["compare", "quickstart", "140", "150"]) == 0
+    assert main(["analyse", "quikstart"]) == 3
+    assert "quikstart: there is no such table or study" in capsys.readouterr().err
 
 
 def test_a_persons_labels_calibrate_the_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

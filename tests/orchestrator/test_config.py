@@ -39,6 +39,13 @@ def test_unknown_key_names_the_file_the_path_and_the_nearest_key(yaml: Path) -> 
     assert message == f"{yaml}: unknown key 'train.learing_rate' — did you mean 'learning_rate'?"
 
 
+def test_a_cast_of_nobody_is_told_in_plain_words(yaml: Path) -> None:
+    text = yaml.read_text()
+    start, end = text.index("cast:"), text.index("dataset:")
+    yaml.write_text(text[:start] + "cast: {}\n\n" + text[end:])
+    assert "cast: is empty: give at least one" in refused(path=yaml)
+
+
 @pytest.mark.parametrize(
     ("override", "unknown", "nearest"),
     [

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from orchestrator.core.errors import DatasetError
+from orchestrator.core.errors import DatasetError, MissingError
 from tests.trainer.small_datasets import TRIGGERS, put, read
 from trainer.balance import showings
 from trainer.config import DatasetConfig, DrawnDataset, FolderConfig
@@ -48,6 +48,19 @@ def test_drawing_again_changes_nothing_and_other_settings_redraw(root: Path) -> 
     assert (root / ".complete").stat().st_mtime_ns == stamp
     ensure_drawn_dataset(root, SMALL.model_copy(update={"seed": 2}))
     assert read(root).sha256 != before
+
+
+def test_only_who_is_in_the_cast_is_drawn(tmp_path: Path) -> None:
+    """A study of one character is the quickstart's with two lines taken out of `cast`."""
+    ensure_drawn_dataset(tmp_path / "two", SMALL, ["koharu", "kanachan"])
+    assert sorted(path.stem for path in (tmp_path / "two").glob("*.png")) == [
+        *("kanachan-001", "kanachan-002", "kanachan-koharu-001", "koharu-001", "koharu-002"),
+    ]
+    ensure_drawn_dataset(tmp_path / "two", SMALL, ["koharu"])
+    assert [path.stem for path in (tmp_path / "two").glob("koharu-*.png")] != []
+    assert list((tmp_path / "two").glob("*kanachan*")) == []
+    with pytest.raises(DatasetError, match="nobody named 'ann'"):
+        ensure_drawn_dataset(tmp_path / "three", SMALL, ["koharu", "ann"])
 
 
 def test_a_folder_of_someone_elses_pictures_is_never_replaced(tmp_path: Path) -> None:
@@ -108,7 +121,7 @@ def test_every_fault_has_its_own_line_and_can_be_skipped(root: Path) -> None:
 
 
 def test_no_folder_and_no_pictures_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no such folder"):
+    with pytest.raises(MissingError, match="no such folder"):
         read(tmp_path / "nowhere")
     with pytest.raises(DatasetError, match="no pictures"):
         read(tmp_path)
@@ -174,7 +187,7 @@ def test_folders_outside_the_root_are_named_whole(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     dataset = read(tmp_path / "root", folders=[{"path": str(tmp_path / "outside")}])
     assert dataset.items[0].file == (tmp_path / "outside" / "a.png").as_posix()
-    with pytest.raises(DatasetError, match="root/inside: there is no such folder"):
+    with pytest.raises(MissingError, match="root/inside: there is no such folder"):
         read(tmp_path / "root", folders=[{"path": "inside"}])
 
 

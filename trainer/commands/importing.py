@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from anima.commands.terminal import printable
+from orchestrator.core.command_line import printable
 from orchestrator.core.errors import ConfigError
 from trainer.importing.kohya import from_kohya
 from trainer.importing.settings import Imported
@@ -28,6 +28,7 @@ def import_settings(file: Path, to: Path | None) -> int:
         raise ConfigError("is there already", where=str(to), fix="choose another name, or move it away")
     else:
         to.write_text(text, encoding="utf-8")
+        print(f"written  {to}   (when the cast is filled in: python -m trainer check {to})")
     for line in (*imported.remarks, *(f"not carried: {lost}" for lost in imported.lost)):
         print(line, file=sys.stderr)
     return 0
@@ -39,7 +40,10 @@ def read_settings(file: Path) -> Imported:
     try:
         if file.suffix.lower() in (".yaml", ".yml"):
             if not SIGNATURE & set(given):
-                raise ConfigError("is no AnimaLoraToolkit file: none of its keys is there")
+                raise ConfigError(
+                    "is no AnimaLoraToolkit file: none of its keys is there",
+                    fix="read are AnimaLoraToolkit's YAML, and kohya's dataset and argument files (TOML)",
+                )
             return from_toolkit(given)
         return from_kohya(given, file, _read)
     except ConfigError as error:

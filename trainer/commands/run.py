@@ -47,7 +47,7 @@ def _draw_dataset(study: TrainingStudy) -> None:
     if study.dataset.drawn is not None:
         from trainer.drawn import ensure_drawn_dataset
 
-        ensure_drawn_dataset(study.dataset_root(), study.dataset.drawn)
+        ensure_drawn_dataset(study.dataset_root(), study.dataset.drawn, study.triggers)
 
 
 def _train(job: TrialJob, team: Team, console: Console) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from anima.commands.terminal import printable
+from orchestrator.core.command_line import printable
 from orchestrator.core.errors import ConfigError
 from orchestrator.core.layout import safe_name
 from trainer.config import SIDE
