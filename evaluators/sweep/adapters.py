@@ -91,8 +91,9 @@ def _numbered(found: list[FoundAdapter], tell: Callable[[str], None]) -> list[Fo
     for last in (f for f in found if f.number is None):
         number = _epoch_within(last.path)
         if number is None or any(f.number == number for f in kept):
+            why = "has no epoch in its name or metadata" if number is None else f"is a second one of epoch {number}"
             number = (kept[-1].number or 0) + 1 if kept else 1
-            tell(f"{last.path.name} has no epoch in its name or metadata: taken as epoch {number}")
+            tell(f"{last.path.name} {why}: taken as epoch {number}")
         kept.append(FoundAdapter(last.path, last.name, number))
     for one, other in pairwise(kept):
         if one.number == other.number:

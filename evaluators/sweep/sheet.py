@@ -32,7 +32,7 @@ th[scope=row] { position: sticky; left: 0; background: Canvas; }
 th b { display: block; } .soft { opacity: .75; font-size: .85rem; }
 img { display: block; width: 160px; height: auto; image-rendering: auto; } img.small { image-rendering: pixelated; }
 a { color: inherit; text-decoration: none; display: block; } a:focus-visible { outline: 3px solid Highlight; }
-.fail { border: 2px dashed; } .pass { border: 2px solid; } .unscored, .none { border: 2px dotted; }
+.fail { border: 2px dashed; } .pass { border: 2px solid; } .unscored { border: 2px dotted; }
 .why { max-width: 160px; text-align: left; } summary { cursor: pointer; text-align: center; }
 """
 
@@ -44,6 +44,7 @@ def write_sheet(path: Path, title: str, drawn: Sequence[Drawn], layout: Layout) 
     said = Counter(one.verdict.outcome if one.verdict else "none" for one in counted)
     judged = f"{said['pass']} of {said['pass'] + said['fail']} that count passed" if counted else ""
     lead = ", ".join(part for part in (f"{len(drawn)} pictures", judged if not said["none"] else "") if part)
+    opens = "A picture opens in full size" + (", its mark says why." if any(one.verdict for one in drawn) else ".")
     body = "".join(_section(group, layout) for group in groups)
     page = (
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
@@ -51,7 +52,7 @@ def write_sheet(path: Path, title: str, drawn: Sequence[Drawn], layout: Layout) 
         f'<meta http-equiv=Content-Security-Policy content="{_POLICY}">'
         f"<title>{escape(title)}: grid</title><style>{_STYLE}</style></head><body>"
         f"<h1>{escape(title)}</h1>"
-        f"<p>{lead}. Rows are epochs, columns are seeds. A picture opens in full size, its mark says why.</p>"
+        f"<p>{lead}. Rows are epochs, columns are seeds. {opens}</p>"
         f"{body}</body></html>\n"
     )
     write_whole(path, page)

@@ -265,7 +265,8 @@ class Finding(Record):
         if self.kind == "duplicated":
             return f"{self.character}'s {mark} is also on {self.other}"
         if self.kind == "drift":
-            return f"{self.character}'s {self.attribute} is {self.seen}, not {self.expected}"
+            is_or_are = "are" if self.attribute == "eyes" else "is"
+            return f"{self.character}'s {self.attribute} {is_or_are} {self.seen}, not {self.expected}"
         return f"{self.character} has no {mark}; seen: {self.seen or 'nothing'}"
 
 

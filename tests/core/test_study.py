@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.study import Cell, Drawing, Prompt
+from orchestrator.core.study import Cell, Drawing, Finding, Prompt
 
 TRIO = Prompt("trio", "3girls, left side: kanachan, white background", ("kanachan",), "1girl")
 CELL = Cell("main", 3, "a.safetensors", "ab12", 0.8, TRIO, 42, Drawing(), "base")
@@ -61,3 +61,9 @@ def test_sidecars_without_the_newer_choices_are_read() -> None:
     facts = CELL.to_json()
     del facts["drawing"]["schedule"], facts["drawing"]["noise"]
     assert Cell.from_json(facts) == CELL
+
+
+def test_findings_are_english() -> None:
+    drift = Finding("drift", "kanachan", "eyes", "brown", "red")
+    assert drift.sentence() == "kanachan's eyes are red, not brown"
+    assert replace(drift, attribute="hair").sentence() == "kanachan's hair is red, not brown"

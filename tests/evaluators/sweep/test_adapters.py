@@ -59,7 +59,7 @@ def test_a_last_file_of_unknown_epoch_is_the_one_after(tmp_path: Path) -> None:
     file(tmp_path / "kei.safetensors", 2, ss_epoch="148")
     told: list[str] = []
     assert [f.number for f in folder_adapters(tmp_path, tell=told.append)] == [148, 149]
-    assert "taken as epoch 149" in told[0]
+    assert told == ["kei.safetensors is a second one of epoch 148: taken as epoch 149"]
 
 
 def test_files_by_step_give_way_to_files_by_epoch(tmp_path: Path) -> None:
