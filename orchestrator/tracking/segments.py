@@ -75,10 +75,11 @@ def segments(layout: Layout) -> list[Segment]:
     """All segments of a study's runs, oldest first. An open one is read as far as it is written."""
     paths = (layout.wandb / "wandb").glob("*run-*/run-*.wandb")
     folders = [p for p in paths if not p.parent.is_symlink()]
-    return [_read(path) for path in sorted(folders, key=lambda p: p.parent.name.removeprefix("offline-"))]
+    return [read_segment(path) for path in sorted(folders, key=lambda p: p.parent.name.removeprefix("offline-"))]
 
 
-def _read(path: Path) -> Segment:
+def read_segment(path: Path) -> Segment:
+    """A segment as its file is now."""
     data = path.read_bytes()
     rows = (_parse(raw) for raw in records(data))
     steps = tuple(int(r.history.step.num) for r in rows if r.WhichOneof("record_type") == "history")

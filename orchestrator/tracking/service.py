@@ -16,7 +16,7 @@ from urllib.parse import quote
 from orchestrator.core.errors import StudyError
 
 PATIENCE_S = 5.0
-"""How long the service may take to answer one question."""
+"""How long the service may take to answer one question, unless the caller has more time."""
 
 
 class Unreachable(StudyError):
@@ -40,22 +40,22 @@ def base_url() -> str:
     return str(wandb_setup.singleton().settings.base_url).rstrip("/")
 
 
-def entity() -> str:
+def entity(*, within_s: float | None = None) -> str:
     """Whose key it is. Raises Unreachable within seconds when nobody answers."""
-    viewer = _ask("query Viewer { viewer { entity } }", {}).get("viewer")
+    viewer = _ask("query Viewer { viewer { entity } }", {}, within_s).get("viewer")
     if not viewer:
         raise Unreachable("W&B knows no account for this key", fix="set WANDB_API_KEY, or run `wandb login`")
     return str(viewer["entity"])
 
 
-def progress(run_id: str, *, project: str, owner: str | None) -> Progress:
+def progress(run_id: str, *, project: str, owner: str | None, within_s: float | None = None) -> Progress:
     """How much of a run's history the service holds."""
     query = (
         "query RunResumeStatus($project: String, $entity: String, $name: String!) {"
         " model(name: $project, entityName: $entity) {"
         " bucket(name: $name, missingOk: true) { historyLineCount historyTail } } }"
     )
-    model = _ask(query, {"project": project, "entity": owner, "name": run_id}).get("model") or {}
+    model = _ask(query, {"project": project, "entity": owner, "name": run_id}, within_s).get("model") or {}
     bucket = model.get("bucket") or {}
     tail = json.loads(bucket.get("historyTail") or "[]")
     last = int(json.loads(tail[-1]).get("_step", -1)) if tail else -1
@@ -82,7 +82,7 @@ def save_view(name: str, title: str, spec: Mapping[str, Any], *, project: str, o
     return f"{base_url()}/{quote(owner)}/{quote(project)}?nw={name}"
 
 
-def _ask(query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+def _ask(query: str, variables: Mapping[str, Any], within_s: float | None = None) -> dict[str, Any]:
     import requests
 
     key = os.environ.get("WANDB_API_KEY")
@@ -91,7 +91,7 @@ def _ask(query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
             f"{base_url()}/graphql",
             json={"query": query, "variables": dict(variables)},
             auth=("api", key) if key else None,  # None: requests itself looks into ~/.netrc
-            timeout=PATIENCE_S,
+            timeout=within_s or PATIENCE_S,
         )
         answer.raise_for_status()
         said = answer.json()

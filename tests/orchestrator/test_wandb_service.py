@@ -223,6 +223,19 @@ def dies_after(requests: int, fault: Fault) -> Callable[[str], Fault]:
     return said
 
 
+def once(word: str, fault: Fault) -> Callable[[str], Fault]:
+    """A fault of the first request with this word in its name."""
+    seen: list[str] = []
+
+    def said(request: str) -> Fault:
+        if word not in request or seen:
+            return ""
+        seen.append(request)
+        return fault
+
+    return said
+
+
 @pytest.mark.parametrize("fault", ["refuse", pytest.param("500", marks=pytest.mark.soak)])
 def test_a_service_that_dies_midway_gets_the_rest_later_and_nothing_twice(
     study: DrawnStudy, backend: Backend, fault: Fault
@@ -231,9 +244,10 @@ def test_a_service_that_dies_midway_gets_the_rest_later_and_nothing_twice(
     warned = drive(study, backend)
     assert warned
     assert all(line.startswith("W&B ") for line in warned)
-    backend.fault = lambda _: ""
+    backend.fault = once("UpsertBucket", "403")
     done = synced(study, backend)
     assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout.count("again    in 2 s: W&B did not take it") == 1
     holds_everything_once(study, backend)
 
 

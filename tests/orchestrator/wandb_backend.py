@@ -1,8 +1,8 @@
 """A small W&B service on loopback: the GraphQL operations and the file stream that the real client uses.
 
 It keeps what reaches it the way the service does: history lines at their offsets, configuration and summary of each
-run, artifacts by digest with their aliases, uploaded files. `fault` makes it refuse, hang, or answer 500, from any
-request on.
+run, artifacts by digest with their aliases, uploaded files. `fault` makes it refuse, hang, or answer 403 or 500 to any
+request.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import unquote
 
-Fault = Literal["", "refuse", "hang", "500"]
+Fault = Literal["", "refuse", "hang", "403", "500"]
 ENTITY = "studio"
 KEY = "0123456789" * 4
 
@@ -288,7 +288,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         said = json.dumps({"data": answer} if request.startswith("GRAPHQL") else answer).encode()
-        self.send_response(500 if fault else 200)
+        self.send_response(int(fault or 200))
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(said)))
         self.end_headers()
@@ -299,6 +299,7 @@ class _Server(ThreadingHTTPServer):
     """Clients that leave in the middle are ordinary here."""
 
     daemon_threads = True
+    request_queue_size = 128  # five, the default, are soon in line on a busy machine, and the rest wait for seconds
     backend: Backend
 
     def handle_error(self, request: Any, client_address: Any) -> None:
