@@ -7,6 +7,8 @@ whatever holds the weights. Telling the same checkpoint again with another alias
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from infra.config import S3Config
@@ -17,8 +19,9 @@ from orchestrator.tracking.messages import Adapter
 
 if TYPE_CHECKING:
     import wandb
+    from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
 
-FILE = "adapter.safetensors"
+FILE, DESCRIPTION = "adapter.safetensors", "adapter.json"
 
 
 def artifact_name(config: StudyConfig, trial: str) -> str:
@@ -42,17 +45,31 @@ def log_adapter(run: wandb.Run, config: StudyConfig, layout: Layout, message: Ad
         "path": checkpoint.adapter,
     }
     artifact = wandb.Artifact(artifact_name(config, checkpoint.trial), type="model", metadata=described)
-    with artifact.new_file("adapter.json") as stream:
-        json.dump(described, stream, indent=2, sort_keys=True)
+    # Not `artifact.new_file`: its folder is removed whenever the artifact happens to be collected, with a warning.
+    with TemporaryDirectory() as folder:
+        description = Path(folder) / DESCRIPTION
+        description.write_text(json.dumps(described, indent=2, sort_keys=True))
+        artifact.add_file(str(description), name=DESCRIPTION, skip_cache=True)
     wanted = config.wandb.adapters
     address = adapter_address(config, checkpoint)
     if wanted == "reference" and address:
-        # The digest is the address: keys are never overwritten, and the content's own hash is in adapter.json.
-        artifact.add_reference(address, name=FILE, checksum=False)
+        artifact.manifest.add_entry(reference(address, checkpoint))
     path = layout.resolve(checkpoint.adapter)
     if wanted == "upload" and path.is_file():
         artifact.add_file(str(path), name=FILE, policy="immutable", skip_cache=True)
     run.log_artifact(artifact, aliases=list(message.aliases))
+
+
+def reference(address: str, checkpoint: Checkpoint) -> ArtifactManifestEntry:
+    """The file by its address, with its sha256 as digest.
+
+    `Artifact.add_reference` has no such choice: it asks the store for its ETag, or takes the address for the digest.
+    """
+    from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
+
+    about = {"sha256": checkpoint.sha256}
+    entry = {"path": FILE, "ref": address, "digest": checkpoint.sha256, "size": checkpoint.size_bytes, "extra": about}
+    return ArtifactManifestEntry.model_validate(entry)
 
 
 def adapter_address(config: StudyConfig, checkpoint: Checkpoint) -> str:

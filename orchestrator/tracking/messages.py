@@ -76,6 +76,15 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
+class Live:
+    """The curve of a trial as it stands."""
+
+    run: str
+    rates: tuple[EpochRate, ...]
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
 class Conclusion:
     """What is told once an epoch is adopted."""
 
@@ -86,7 +95,7 @@ class Conclusion:
     mark: Mark
 
 
-Message = Row | Pictures | Adapter | Figures | Conclusion
+Message = Row | Pictures | Adapter | Figures | Live | Conclusion
 
 
 def checkpoint_values(checkpoint: Checkpoint) -> dict[str, float]:

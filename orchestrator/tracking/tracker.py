@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,20 @@ from infra.pods import hourly_price
 from orchestrator.core.identity import digest
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import Cell, Checkpoint, EpochRate, Sample, Verdict
+from orchestrator.deciding.policy import wanted_cells
 from orchestrator.planning.config import StudyConfig
 from orchestrator.planning.target import build_target, judge_id
+from orchestrator.planning.wanted import Target
 from orchestrator.record.ledger import Event, read_events
 from orchestrator.record.state import StudyState
 from orchestrator.report.evidence import run_seconds
 from orchestrator.report.figures import study_figures
 from orchestrator.tracking.identity import STUDY, Origin
+from orchestrator.tracking.live import LiveCurve, leader
 from orchestrator.tracking.messages import (
     Adapter,
     Figures,
+    Live,
     Mark,
     Message,
     Pictures,
@@ -59,10 +63,21 @@ class Tracker:
         self._unjudged: dict[Place, set[str]] = {}
         """What each rate still waits for, so that a verdict costs the same however large the grid is."""
         self._rates: dict[Place, EpochRate] = {}
+        self._live = self._live_curve()
+        """Where a policy draws part of the grid: an epoch then has no last picture to wait for."""
         self._seconds = {"training": 0.0, "drawing": 0.0, "wall": 0.0}
         self._price = hourly_price(config.cluster.dollars_per_hour)
         self._last_at: float | None = None
         self._caught_up = False
+
+    def _live_curve(self) -> LiveCurve | None:
+        if self._judge is None or self._config.decide.policy == "full":
+            return None
+        return LiveCurve(self._target())
+
+    def _target(self) -> Target:
+        origin = self._origin
+        return build_target(self._config, dataset_sha256=origin.dataset_sha256, base_sha256=origin.base_sha256)
 
     @classmethod
     def open(
@@ -129,6 +144,9 @@ class Tracker:
         self._seconds["drawing"] = sum(sample.seconds for sample in state.samples.values())
         for key in sorted(state.checkpoints):
             self._tell_checkpoint(state.checkpoints[key])
+        if self._live is not None:
+            self._tell_live(self._live, state)
+            return
         one_of_each = {(c.trial, c.epoch, c.weight): c for c in state.cells.values() if c.purpose == "select"}
         for place in sorted(one_of_each):
             self._tell_rate(one_of_each[place], state)
@@ -154,9 +172,13 @@ class Tracker:
             self._put(Adapter(checkpoint.trial, checkpoint, (alias,), mark))
 
     def _judged(self, cell: Cell, state: StudyState) -> None:
-        """One more verdict: the rate it belongs to is told when it was the last one missing."""
+        """One more verdict: the rate it belongs to is told when it was the last one missing, or the curve as it is."""
         place = (cell.trial, cell.epoch, cell.weight)
         if cell.purpose != "select":
+            return
+        if self._live is not None:
+            if self._live.one_more(cell.trial):
+                self._tell_live(self._live, state)
             return
         if place not in self._unjudged:
             wanted = self._wanted(cell, state)
@@ -179,22 +201,47 @@ class Tracker:
         cells = select_cells(checkpoint, self._config.grid, one.base_sha256)
         return {key: cell for key, cell in cells.items() if cell.weight == one.weight}
 
-    def _tell_rate(self, one: Cell, state: StudyState, *, partly: bool = False) -> None:
-        """The rate of this cell's epoch and weight, if all its cells are judged; with `partly`, of those that are."""
+    def _tell_live(self, live: LiveCurve, state: StudyState) -> None:
+        """The curve of each trial from the pictures judged so far, and the epoch that leads by it."""
+        for trial, curve in live.curves(state).items():
+            counts = [[r.weight, r.epoch, r.passes, r.scored, r.unscored] for r in curve]
+            mark = ("live", digest({"counts": counts}))
+            if self._is_new(trial, mark):
+                self._put(Live(trial, curve, mark))
+                self._tell_cost()
+            if (checkpoint := state.checkpoints.get((trial, leader(curve).epoch))) is not None:
+                self._tell_adapter(checkpoint, "candidate")
+
+    def _tell_rate(self, one: Cell, state: StudyState) -> None:
+        """The rate of this cell's epoch and weight, if all its cells are judged."""
         if self._judge is None or one.purpose != "select":
             return
         wanted = self._wanted(one, state)
-        judged = [(c, v) for key, c in wanted.items() if (v := state.verdicts.get((key, *self._judge))) is not None]
-        if not judged or (len(judged) < len(wanted) and not partly):
-            return
-        rate = epoch_rate(one.trial, one.epoch, one.weight, [verdict for _, verdict in judged])
-        self._rates[one.trial, one.epoch, one.weight] = rate
+        judged = self._judged_of(wanted, state)
+        if judged and len(judged) == len(wanted):
+            self._put_rate((one.trial, one.epoch, one.weight), judged, state)
+
+    def _tell_drawn_rates(self, live: LiveCurve, state: StudyState) -> None:
+        """In the end, the rate of each epoch and weight from all that was judged of it, as curves like any other."""
+        wanted = wanted_cells(live.target, state)
+        for place in sorted({(c.trial, c.epoch, c.weight) for c in wanted.values()}):
+            own = {key: c for key, c in wanted.items() if (c.trial, c.epoch, c.weight) == place}
+            if judged := self._judged_of(own, state):
+                self._put_rate(place, judged, state)
+
+    def _judged_of(self, cells: Mapping[str, Cell], state: StudyState) -> list[tuple[Cell, Verdict]]:
+        return [(c, v) for key, c in cells.items() if (v := state.verdicts.get((key, *self._asked))) is not None]
+
+    def _put_rate(self, place: Place, judged: list[tuple[Cell, Verdict]], state: StudyState) -> None:
+        trial, epoch, weight = place
+        rate = epoch_rate(trial, epoch, weight, [verdict for _, verdict in judged])
+        self._rates[place] = rate
         said = digest(
             {"counts": [rate.passes, rate.scored, rate.unscored], "findings": kind_counts(v for _, v in judged)}
         )
-        mark = (f"rate {one.weight:g} {one.epoch}", said)
-        if self._is_new(one.trial, mark):
-            self._put(Row(one.trial, rate_values(rate, judged, self._suffix(one.weight)), mark))
+        mark = (f"rate {weight:g} {epoch}", said)
+        if self._is_new(trial, mark):
+            self._put(Row(trial, rate_values(rate, judged, self._suffix(weight)), mark))
             self._tell_pictures(rate, judged, state)
             self._tell_cost()
 
@@ -226,11 +273,9 @@ class Tracker:
         choice = state.choice
         if choice is None or self._judge is None:
             return
-        if self._config.decide.policy != "full":
-            for cell in {
-                (c.trial, c.epoch, c.weight): c for c in state.cells.values() if c.purpose == "select"
-            }.values():
-                self._tell_rate(cell, state, partly=True)
+        if self._live is not None:
+            self._tell_live(self._live, state)
+            self._tell_drawn_rates(self._live, state)
         mark = ("choice", digest(choice.to_json()))
         if self._is_new(STUDY, mark):
             self._put(conclusion(STUDY, state, choice, self._judge, self._layout, mark))
@@ -239,9 +284,7 @@ class Tracker:
             self._tell_adapter(checkpoint, "best")
 
     def _tell_figures(self, state: StudyState, choice: Value) -> None:
-        origin = self._origin
-        target = build_target(self._config, dataset_sha256=origin.dataset_sha256, base_sha256=origin.base_sha256)
-        if images := study_figures(state, self._config, target):
+        if images := study_figures(state, self._config, self._target()):
             self._put(Figures(STUDY, images, ("figures", choice)))
 
     def _suffix(self, weight: float) -> str:

@@ -20,7 +20,8 @@ from orchestrator.planning.config import StudyConfig
 from orchestrator.tracking import service
 from orchestrator.tracking.adapters import log_adapter
 from orchestrator.tracking.identity import Origin, identify
-from orchestrator.tracking.messages import Adapter, Conclusion, Figures, Message, Pictures, Row
+from orchestrator.tracking.live import live_values
+from orchestrator.tracking.messages import Adapter, Conclusion, Figures, Live, Message, Pictures, Row
 from orchestrator.tracking.pictures import add_pictures, chart, picture_table
 from orchestrator.tracking.told import Told, Value
 from orchestrator.tracking.workspace import save_workspace
@@ -172,6 +173,8 @@ class Writer:
                 log_adapter(run, self._config, self._layout, message)
             case Figures(images=images):
                 run.log({f"figures/{name}": chart(content) for name, content in images.items()})
+            case Live(rates=rates):
+                run.log(live_values(rates))
             case Conclusion():
                 _write_conclusion(run, message)
         if message.mark:

@@ -16,16 +16,17 @@ import pytest
 import wandb
 from PIL import Image
 
-from evaluators.rates import epoch_rates
+from evaluators.rates import epoch_rates, wilson
 from infra.config import VolumeConfig
 from orchestrator.core.layout import Layout
-from orchestrator.core.study import FINDING_KINDS
+from orchestrator.core.study import FINDING_KINDS, EpochRate
 from orchestrator.planning.config import StudyConfig, parse_config, to_data
 from orchestrator.record.ledger import Event, read_events
 from orchestrator.record.state import StudyState, replay
 from orchestrator.tracking import Origin, Tracker
 from orchestrator.tracking.identity import STUDY, study_run_id, trial_run_id
-from tests.orchestrator import wandb_log
+from orchestrator.tracking.live import LiveCurve, leader
+from tests.orchestrator import scripted, wandb_log
 from tests.orchestrator.drawn_study import BASE, DATASET, DrawnStudy, draw_study
 
 ROOT = Path(__file__).parents[2]
@@ -323,6 +324,43 @@ def test_an_epoch_is_told_once_all_its_pictures_are_judged(fresh: DrawnStudy) ->
     assert [r["epoch"] for r in rows_with(wandb_log.history(segment), "eval/rate")] == [1, 2]
 
 
+def test_a_grid_drawn_in_part_shows_its_curve_as_it_stands_and_in_the_end_all_of_it(fresh: DrawnStudy) -> None:
+    """Of seeds that the policy asked for, although they are not in `grid.seeds`, too."""
+    data = to_data(fresh.config)
+    sparse = {"grid": data["grid"] | {"seeds": [1]}, "decide": data["decide"] | {"policy": "adaptive"}}
+    config = parse_config(data | sparse)
+    events = list(read_events(fresh.layout.ledger))
+    fifth = [i for i, e in enumerate(events) if e.kind == "verdict_given"][4] + 1
+    for before, now in ((0, fifth), (fifth, len(events)), (len(events), len(events))):
+        assert track(config, fresh.layout, events[:before], events[before:now]).lines == []
+    first, second = segments(fresh)
+    (early,) = rows_with(wandb_log.history(first), "live_rates.path")
+    assert rows_with(wandb_log.history(first), "eval/rate") == [], "no epoch is done before the policy is"
+    assert early["live_rates.nrows"] == 2
+    rows, _ = wandb_log.table(first, "live_rates")
+    judged = epoch_rates(fresh.state.cells.values(), {key: v for (key, *_), v in fresh.state.verdicts.items()})
+    names = ("weight", "epoch", "passes", "rate", "low", "high", "unscored")
+    told = [{name: getattr(rate, name) for name in names} | {"n": rate.scored} for rate in judged]
+    assert rows == [pytest.approx(one) for one in told[:2]]
+    series, _ = wandb_log.table(first, "live_curve_table")
+    assert [(row["epoch"], row["line"]) for row in series] == [(e, w) for e in (1, 2) for w in ("rate", "low", "high")]
+    rows, _ = wandb_log.table(second, "live_rates")
+    assert rows == [pytest.approx(one) for one in told]
+    done = rows_with(wandb_log.history(second), "eval/rate")
+    assert [(row["epoch"], row["eval/scored"]) for row in done] == [(1, 2), (2, 2), (3, 2)]
+
+
+def test_a_curve_as_it_stands_is_told_ever_more_rarely_and_one_lucky_picture_does_not_lead() -> None:
+    live = LiveCurve(scripted.target())
+    told = [n for n in range(1, 1001) if live.one_more("trial")]
+    assert told[:3] == [4, 8, 12]
+    assert len(told) < 50
+    assert told[-1] > 900
+    lucky = EpochRate("trial", 9, 1.0, 1, 1, 0, 1.0, *wilson(1, 1))
+    solid = EpochRate("trial", 5, 1.0, 8, 9, 0, 8 / 9, *wilson(8, 9))
+    assert leader([solid, lucky]) == solid
+
+
 def test_several_weights_have_curves_of_their_own(tmp_path: Path) -> None:
     study = draw_study(tmp_path, epochs=2, seeds=2, confirm=1, weights=(0.8, 1.0))
     track(study.config, study.layout, [], list(read_events(study.layout.ledger)))
@@ -346,6 +384,9 @@ def test_adapters_are_uploaded_told_by_address_or_left_out_by_choice(tmp_path: P
     sent, told = (_contents(found[way], "epoch-2") for way in ("upload", "reference"))
     assert Path(sent["adapter.safetensors"].local_path) == study.layout.resolve(checkpoint.adapter)
     assert told["adapter.safetensors"].ref == f"s3://bucket/mine/reference/{checkpoint.adapter}"
+    referred = told["adapter.safetensors"]
+    assert (referred.digest, referred.size) == (checkpoint.sha256, checkpoint.size_bytes)
+    assert [(item.key, json.loads(item.value_json)) for item in referred.extra] == [("sha256", checkpoint.sha256)]
     described = json.loads(Path(told["adapter.json"].local_path).read_text())
     assert (described["sha256"], described["epoch"]) == (checkpoint.sha256, 2)
 

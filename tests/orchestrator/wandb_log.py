@@ -73,9 +73,9 @@ def metrics(path: Path) -> dict[str, str]:
 
 
 def table(path: Path, name: str) -> tuple[list[dict[str, Any]], dict[str, Path]]:
-    """A logged table: its rows by column name, and the files it shows by the path the rows give."""
+    """The latest version of a logged table: its rows by column name, and the files it shows by the rows' paths."""
     artifacts = [r.artifact for r in records(path) if r.WhichOneof("record_type") == "artifact"]
-    (artifact,) = [a for a in artifacts if a.name.endswith(f"-{name}")]
+    artifact = [a for a in artifacts if a.name.endswith(f"-{name}")][-1]
     files = {entry.path: Path(entry.local_path) for entry in artifact.manifest.contents}
     data = json.loads(files[f"{name}.table.json"].read_text())
     return [dict(zip(data["columns"], values, strict=True)) for values in data["data"]], files
