@@ -28,20 +28,23 @@ from orchestrator.crew.work import Crew, InlineCrew, Workers
 from orchestrator.crew.workers import StudyWorkers
 from orchestrator.keeping.keeping import Keeping, kept
 from orchestrator.planning.config import StudyConfig, load_config, to_data, to_yaml
+from orchestrator.planning.plan import make_plan
 from orchestrator.planning.preflight import dataset_root, missing
 from orchestrator.planning.target import build_target
 from orchestrator.planning.wanted import Target
 from orchestrator.record.ledger import Event, Ledger, read_events
 from orchestrator.record.state import StudyState, replay
+from orchestrator.watching.lines import choice_lines, from_here, say
 from orchestrator.watching.pulse import Pulse
-from orchestrator.watching.watch import JsonLines, LogFile, PlainLines, Screen, choice_lines, from_here
+from orchestrator.watching.watch import JsonLines, LogFile, PlainLines, Screen
 from trainer.checkpoints import published_checkpoints
 from trainer.dataset import bring_dataset, read_dataset
 from trainer.facts import StepLogged
 from trainer.identity import trial_id
 
 INTERRUPTED = 130
-Show = Callable[[Console, Target, StudyState], JsonLines | PlainLines | Screen]
+Shown = JsonLines | PlainLines | Screen
+Show = Callable[[Console, Target, StudyState], Shown]
 
 
 class Lacking(StudyError):
@@ -195,12 +198,15 @@ def drive(
         watchers.append(stack.enter_context(TrackerWatcher(study, state, log.note)))
         console.print(_how_to_look(config, layout), markup=False, highlight=False, soft_wrap=True)
         live = console.is_terminal and not console.is_dumb_terminal
-        screen = (show or (Screen if live else PlainLines))(console, study.target, state)
+        if show is None and live:
+            screen: Shown = Screen(console, study.target, state, planned_steps(study))
+        else:
+            screen = (show or PlainLines)(console, study.target, state)
         watchers.append(screen)
         try:
             with (
-                closing((hire or hire_crew)(study)) as crew,
                 screen,
+                closing((hire or hire_crew)(study)) as crew,
                 stops(controller),
                 Pulse(layout, crew, lambda: controller.in_flight),
             ):
@@ -219,9 +225,15 @@ def drive(
     return 0
 
 
+def planned_steps(study: Study) -> dict[str, int]:
+    """Optimizer steps of each trial, by its id."""
+    by_name = {trial.name: trial.steps for trial in make_plan(study.config).trials}
+    return {trial.trial: by_name[trial.trial.rpartition("-")[0]] for trial in study.target.trials}
+
+
 def _how_to_look(config: StudyConfig, layout: Layout) -> str:
     name = config.study if config.volume.folder == "runs" else from_here(layout.root)
-    return f"look     python -m orchestrator status {name} --watch   (stop: python -m orchestrator stop {name})"
+    return f"look     python -m orchestrator status {name} --watch\nstop     python -m orchestrator stop {name}"
 
 
 def hire_crew(study: Study) -> Crew:
@@ -308,5 +320,4 @@ def tell_result(state: StudyState, layout: Layout, console: Console) -> None:
         *([] if choice is None else choice_lines(choice, layout)),
         f"report   {from_here(layout.report)}",
     ]
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say(console, lines)

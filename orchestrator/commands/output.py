@@ -1,4 +1,4 @@
-"""How commands speak: lines for people, JSON for machines. Nothing here wraps, colours or guesses what a line means."""
+"""How commands speak: lines for people, JSON for machines. Nothing here colours or guesses what a line means."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def terminal() -> Console:
 
 
 def tell(lines: Iterable[str]) -> None:
-    """Print lines as they are."""
-    console = terminal()
-    for line in lines:
-        console.print(line, markup=False)
+    """Print lines, folded between words where a terminal shows them."""
+    from orchestrator.watching.lines import say
+
+    say(terminal(), lines)
 
 
 def document(data: Any) -> None:

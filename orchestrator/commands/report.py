@@ -29,8 +29,8 @@ def run(options: argparse.Namespace) -> int:
     from orchestrator.record.ledger import read_events
     from orchestrator.record.state import replay
     from orchestrator.report import write_report
+    from orchestrator.watching.lines import from_here
     from orchestrator.watching.status import find_layout, recorded_config
-    from orchestrator.watching.watch import from_here
 
     layout = find_layout(options.study)
     state = replay(read_events(layout.ledger))

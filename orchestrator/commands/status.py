@@ -65,9 +65,12 @@ def _watch(layout: Layout, *, as_json: bool) -> int:
     from rich.live import Live
     from rich.text import Text
 
+    from orchestrator.watching.lines import folded
+
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while (status := study_status(layout)).holder is not None:
-            live.update(Text("\n".join(status_lines(status))), refresh=True)
+            shown = (folded(line, console.width) for line in status_lines(status))
+            live.update(Text("\n".join(shown)), refresh=True)
             time.sleep(WATCH_S)
     whole(status)
     return 0

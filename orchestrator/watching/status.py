@@ -22,8 +22,9 @@ from orchestrator.planning.target import build_target
 from orchestrator.planning.wanted import Target, TrialTarget
 from orchestrator.record.state import StudyState
 from orchestrator.watching.glance import Glance, last_step
+from orchestrator.watching.lines import choice_lines, curve_lines
 from orchestrator.watching.pulse import Now, read_now
-from orchestrator.watching.watch import Tally, choice_lines, curve_text
+from orchestrator.watching.watch import Tally
 
 TROUBLE = re.compile(r"\S+ \S+ (given up|attempt \d+ failed|lost, |trial failed|file set apart|warning|W&B )")
 """Lines of run.log that say what went wrong."""
@@ -287,7 +288,7 @@ def _curve_lines(rates: list[EpochRate]) -> Iterator[str]:
     for place in sorted({(r.trial, r.weight) for r in rates}):
         own = [r for r in rates if (r.trial, r.weight) == place]
         before = f"(… {len(own) - SHOWN_EPOCHS} before) " if len(own) > SHOWN_EPOCHS else ""
-        for line in str(curve_text(own[-SHOWN_EPOCHS:])).splitlines():
+        for line in curve_lines(own[-SHOWN_EPOCHS:]):
             head, _, figures = line.partition("  ")
             name = "" if len({(r.trial, r.weight) for r in rates}) == 1 else f"{place[0]} at {place[1]:g}: "
             yield f"passed   {name}{before}{figures or head}"

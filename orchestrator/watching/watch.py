@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,12 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from evaluators.grid import pictures_to_choose_by
-from orchestrator.core.layout import Layout
-from orchestrator.core.study import Choice, EpochRate, StopAdvice
+from orchestrator.core.study import EpochRate, StopAdvice
 from orchestrator.deciding.policy import board_of, rates, unfinished_trials, wanted_cells
 from orchestrator.planning.wanted import Target
 from orchestrator.record.ledger import Event
 from orchestrator.record.state import StudyState
+from orchestrator.watching.lines import curve_lines, folded, say
 from trainer.facts import StepLogged
 
 
@@ -239,10 +239,17 @@ class PlainLines:
 
 
 class Screen:
-    """For terminals: a bar for training, bars for the grid, and the rate of every epoch so far, in figures."""
+    """For terminals: a bar for training, bars for the grid, and the rate of every epoch so far, in figures.
 
-    def __init__(self, console: Console, target: Target, state: StudyState) -> None:
+    `steps`: optimizer steps of each trial as planned; its first step says exactly how many there are.
+    """
+
+    def __init__(
+        self, console: Console, target: Target, state: StudyState, steps: Mapping[str, int] | None = None
+    ) -> None:
         self._console, self._target, self._tally = console, target, Tally(target)
+        self._steps = dict(steps or {})
+        self._done: dict[str, int] = {}
         self._bars = Progress(
             TextColumn("{task.description:<9}"),
             BarColumn(bar_width=None),
@@ -253,8 +260,7 @@ class Screen:
             expand=True,
         )
         self._training: TaskID = self._bars.add_task("training", total=None, status="")
-        if not unfinished_trials(target, state):
-            self._bars.update(self._training, total=1, completed=1, status="all epochs saved")
+        self._resume(state)
         self._drawing: TaskID = self._bars.add_task("drawn", total=self._tally.total, status="")
         self._judging: TaskID = self._bars.add_task("judged", total=self._tally.total, status="")
         self._live = Live(console=console, refresh_per_second=REFRESHES_PER_S, transient=True)
@@ -263,7 +269,7 @@ class Screen:
         self._refresh()
 
     def __enter__(self) -> Self:
-        self._live.start()
+        self._live.start(refresh=True)
         return self
 
     def __exit__(
@@ -273,7 +279,7 @@ class Screen:
         self._live.stop()
 
     def event(self, event: Event, state: StudyState) -> None:
-        if event.kind in ("file_quarantined", "trial_failed", "stop_advised", "trial_stopped", "choice_made"):
+        if event.kind in ("file_quarantined", "trial_failed", "stop_advised", "trial_stopped"):
             self.note(sentence(event, state))
         self._state = state
         if time.monotonic() >= self._due:
@@ -281,49 +287,35 @@ class Screen:
 
     def step(self, step: StepLogged) -> None:
         epochs = next((t.epochs for t in self._target.trials if t.trial == step.trial), step.epoch)
-        self._bars.update(
-            self._training,
-            total=epochs * step.steps_per_epoch,
-            completed=step.step,
-            status=f"epoch {step.epoch}/{epochs} loss {step.loss:.3f}",
-        )
+        self._steps[step.trial], self._done[step.trial] = epochs * step.steps_per_epoch, step.step
+        which = f"{step.trial.rpartition('-')[0]} " if len(self._target.trials) > 1 else ""
+        self._show_training(f"{which}epoch {step.epoch}/{epochs} loss {step.loss:.3f}")
+
+    def _resume(self, state: StudyState) -> None:
+        """What of the training is there already, as far as it is known before the first step."""
+        training = {work.trial for work in unfinished_trials(self._target, state)}
+        for trial in self._target.trials:
+            steps = self._steps.get(trial.trial, 0)
+            newest = max((epoch for own, epoch in state.checkpoints if own == trial.trial), default=0)
+            self._done[trial.trial] = steps * newest // trial.epochs if trial.trial in training else steps
+        if not training and not self._steps:
+            self._bars.update(self._training, total=1, completed=1)
+        self._show_training("starting" if training else "all epochs saved")
+
+    def _show_training(self, status: str) -> None:
+        """Of all trials together; no total while that of one is unknown."""
+        self._bars.update(self._training, status=status)
+        if all(t.trial in self._steps for t in self._target.trials):
+            total = sum(self._steps.values())
+            self._bars.update(self._training, total=total, completed=sum(self._done.values()))
 
     def note(self, sentence: str) -> None:
-        self._live.console.print(sentence, markup=False, highlight=False)
+        say(self._live.console, [sentence])
 
     def _refresh(self) -> None:
         """Count and draw anew: as often as the screen is shown, however many facts come in between."""
         state, self._due = self._state, time.monotonic() + 1 / REFRESHES_PER_S
         self._bars.update(self._drawing, completed=self._tally.drawn(state))
         self._bars.update(self._judging, completed=self._tally.judged(state))
-        self._live.update(Group(self._bars, curve_text(rates(self._target, state))))
-
-
-def curve_text(curve: list[EpochRate]) -> Text:
-    """The rate of each epoch in figures: `passed of scored` by epoch, one paragraph per trial and weight."""
-    series = sorted({(r.trial, r.weight) for r in curve})
-    lines = []
-    for trial, weight in series:
-        figures = [f"{r.epoch}: {r.passes}/{r.scored}" for r in curve if (r.trial, r.weight) == (trial, weight)]
-        head = "passed by epoch" if len(series) == 1 else f"{trial} at {weight:g}"
-        lines.append(f"{head}  " + "  ".join(figures))
-    return Text("\n".join(lines))
-
-
-def choice_lines(choice: Choice, layout: Layout) -> list[str]:
-    """The adopted epoch, its rate with interval, and why, in words and figures."""
-    low, high = choice.interval
-    passed = round(choice.first_try_rate * choice.n)
-    return [
-        f"adopted  epoch {choice.epoch} of {choice.trial} at weight {choice.weight:g}",
-        f"rate     {100 * choice.first_try_rate:.0f} % of fresh seeds pass at first try:"
-        f" {passed} of {choice.n} (95 % interval {100 * low:.0f} to {100 * high:.0f} %)",
-        f"why      {choice.reason}",
-        f"adapter  {from_here(layout.resolve(choice.adapter))}",
-    ]
-
-
-def from_here(path: Path) -> str:
-    """A path as short as it can be written from the current folder."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+        curve = (folded(line, self._console.width) for line in curve_lines(rates(self._target, state)))
+        self._live.update(Group(self._bars, Text("\n".join(curve))))

@@ -13,10 +13,12 @@ from orchestrator.core.layout import Layout
 from orchestrator.deciding.policy import rates
 from orchestrator.record.ledger import read_events
 from orchestrator.record.state import StudyState, replay
+from orchestrator.watching.lines import choice_lines, curve_lines, folded, from_here
 from orchestrator.watching.status import status_lines, study_status
-from orchestrator.watching.watch import LogFile, PlainLines, Screen, Tally, choice_lines, curve_text, from_here
-from tests.orchestrator.scripted import target
+from orchestrator.watching.watch import LogFile, PlainLines, Screen, Tally
+from tests.orchestrator.scripted import checkpoint, target
 from tests.orchestrator.test_controller import run
+from trainer.facts import StepLogged
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,35 @@ def test_plain_lines_tell_epochs_not_pictures(seen: tuple[Path, str, str, str]) 
     assert plain.count("epoch judged |") == 6
     assert "epoch judged | trial=main-00000001 epoch=3 weight=1 | 4/4 passed" in plain
     assert "\x1b" not in plain
+
+
+def test_the_training_bar_knows_its_length_before_the_first_step_and_counts_all_trials() -> None:
+    two = target(trials=["first-00000001", "second-00000002"])
+    steps = {"first-00000001": 60, "second-00000002": 30}
+    state = StudyState()
+    for epoch in (1, 2, 3):
+        state.checkpoints["first-00000001", epoch] = checkpoint("first-00000001", epoch)
+    terminal = io.StringIO()
+    console = Console(file=terminal, width=80, force_terminal=True, color_system=None, legacy_windows=False)
+    with Screen(console, two, state, steps) as screen:
+        before = terminal.getvalue()
+        screen.step(StepLogged("second-00000002", 1, 2, 5, 0.25, 1e-3, 0.1))
+    assert "30/90" in before
+    assert "starting" in before
+    assert "32/90" in terminal.getvalue()
+    assert "second epoch 1/6 loss 0.250" in terminal.getvalue()
+
+
+def test_lines_are_folded_between_words_below_their_second_column_and_paths_stay_whole() -> None:
+    line = "rate     67 % of fresh seeds pass at first try: 4 of 6 (95 % interval 30 to 90 %)"
+    assert folded(line, 100) == line
+    assert folded(line, 80).splitlines() == [line[:75], " " * 9 + "90 %)"]
+    curve = "passed by epoch  " + "  ".join(f"{epoch}: 10/12" for epoch in range(1, 13))
+    for part in folded(curve, 40).splitlines()[1:]:
+        assert part.startswith(" " * 17)
+        assert not part.strip().startswith("10/12")
+    path = f"adapter  {'folder/' * 20}adapter.safetensors"
+    assert folded(path, 80) == path
 
 
 def test_the_screen_ends_with_full_bars_and_every_rate(seen: tuple[Path, str, str, str]) -> None:
@@ -81,7 +112,7 @@ def test_status_reads_the_ledger(seen: tuple[Path, str, str, str]) -> None:
 def test_curves_of_several_weights_are_told_apart(tmp_path: Path) -> None:
     wanted = target(weights=[0.8, 1.0])
     state = run(tmp_path / "study", wanted)
-    text = str(curve_text(rates(wanted, state)))
+    text = "\n".join(curve_lines(rates(wanted, state)))
     assert "main-00000001 at 0.8  1: 0/4" in text
     assert "main-00000001 at 1  1: 0/4" in text
     assert Tally(wanted).total == 6 * 2 * 4 + 5
