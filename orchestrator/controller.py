@@ -189,7 +189,7 @@ class Controller:
 
     def run(self, crew: Crew) -> None:
         """Work until the study has what it wants. Raises Interrupted when stopped, StudyError when it cannot go on."""
-        started = self._clock()
+        started, told = self._clock(), False
         try:
             while self.end_requested or not self._decide_and_act(crew):
                 if self.stop_requested or (self.end_requested and not self._in_flight):
@@ -199,6 +199,9 @@ class Controller:
                 reports = crew.wait(WAIT_S)
                 self._take_in_reports(reports)
                 if self.end_requested:
+                    if not told:
+                        self._note("stopping | on request; first what is under way is finished, to the end of an epoch")
+                    told = True
                     self._let_trainers_go(reports, crew)
         except (Interrupted, KeyboardInterrupt):
             self._record("run_interrupted", reason="asked to stop")

@@ -27,6 +27,7 @@ from orchestrator.deciding.policy import decide
 from orchestrator.planning.wanted import Target
 from orchestrator.record.ledger import Event, EventKind, Ledger, read_events
 from orchestrator.record.state import StudyState, replay
+from orchestrator.watching.watch import LogFile
 from tests.orchestrator.scripted import ScriptedArtist, ScriptedTrainer, ScriptedWorkers, target
 from trainer.checkpoints import published_checkpoints
 from trainer.facts import StepLogged
@@ -473,13 +474,14 @@ def test_a_request_to_end_finishes_the_work_in_hand_and_starts_nothing(root: Pat
             return super().wait(timeout_s)
 
     layout = Layout(root)
-    with closing(Ledger(layout.ledger)) as book:
-        state = StudyState()
+    with closing(Ledger(layout.ledger)) as book, closing(LogFile(layout.log)) as log:
+        state, volume = StudyState(), LocalVolume(layout)
         published = partial(published_checkpoints, layout)
-        controllers.append(Controller(target(), LocalVolume(layout), book, state, published=published))
+        controllers.append(Controller(target(), volume, book, state, published=published, watchers=[log]))
         with pytest.raises(Interrupted):
             controllers[0].run(Ending(ScriptedWorkers(root), turn_s=0))
     assert controllers[0].in_flight == ()
+    assert layout.log.read_text().count(" stopping | on request") == 1
     drawn = {cell.key for work in asked_for if isinstance(work, Draw) for cell in work.cells}
     judged = {cell.key for work in asked_for if isinstance(work, Judge) for cell in work.cells}
     assert drawn == set(state.samples)
