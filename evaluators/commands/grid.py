@@ -157,9 +157,10 @@ def _finish(sweep: Sweep, study: SweepStudy, console: Console, whole: bool) -> i
 
     tell, table = _teller(console), sweep.table
     page = write_sheet(table.csv.with_name("index.html"), study.study, sweep.finished(), sweep.layout)
-    for sha256, why in sweep.faults.items():
-        cell = next(c for c in sweep.cells.values() if c.adapter_sha256 == sha256)
-        tell(f"not drawn: {cell.trial} epoch {cell.epoch}: {why}")
+    cells = {cell.adapter_sha256: cell for cell in sweep.cells.values()}
+    faulty = sorted((cells[sha256].trial, cells[sha256].epoch, why) for sha256, why in sweep.faults.items())
+    for trial, epoch, why in faulty:
+        tell(f"not drawn: {trial} epoch {epoch}: {why}")
     tell(f"table    {_from_here(table.csv)}")
     tell(f"pictures {_from_here(page)}")
     if not whole:

@@ -6,6 +6,7 @@ import netrc
 import os
 import shutil
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from anima.base import POCKET, base_folder, missing_parts
 from anima.sources.adapters import missing_adapters
@@ -15,6 +16,9 @@ from anima.sources.hub import cached_folder, is_offline, not_cached
 from anima.sources.obtain import WHOLE_BASE, missing_sources
 from orchestrator.core.errors import ConfigError, MissingError
 from orchestrator.planning.config import StudyConfig
+
+SERVICES = ("api.wandb.ai", "api.forge.coreweave.com")
+"""Where W&B's client has its account when nothing else is said, by its version."""
 
 
 def missing(config: StudyConfig) -> list[MissingError]:
@@ -127,7 +131,11 @@ def _missing_account(config: StudyConfig) -> list[MissingError]:
 
 
 def _has_login() -> bool:
+    """Whether ~/.netrc (or $NETRC) has an entry for the service, as `wandb login` writes it."""
+    own = os.environ.get("WANDB_BASE_URL")
+    hosts = (urlsplit(own).hostname or own,) if own else SERVICES
     try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
+        logins = netrc.netrc(os.environ.get("NETRC"))
     except (OSError, netrc.NetrcParseError):
         return False
+    return any(logins.authenticators(host) is not None for host in hosts)

@@ -192,8 +192,8 @@ def _best(state: StudyState, config: StudyConfig, own: Sequence[Checkpoint]) -> 
     cells = [c for c in state.cells.values() if c.trial in names and _counts(state, c)]
     rates = [rate for rate in epoch_rates(cells, _verdicts(state)) if rate.scored]
     if not rates:
-        listed = ", ".join(str(c.epoch) for c in own)
-        fix = f"name an epoch (--epoch last, or one of {listed}), or --follow"
+        listed = " or ".join(str(c.epoch) for c in own[-3:])
+        fix = f"name an epoch (--epoch last, or {listed}), or wait for one with --follow"
         raise MissingError("nothing is judged yet, so no epoch is the best", where=state.study, fix=fix)
     best = select(rates, config.decide.margin).chosen
     why = "the best so far: the study has not chosen yet"

@@ -96,7 +96,8 @@ def _ask(query: str, variables: Mapping[str, Any], within_s: float | None = None
         answer.raise_for_status()
         said = answer.json()
     except (requests.RequestException, ValueError) as error:
-        raise Unreachable(f"W&B does not answer: {_short(error)}", where=_host()) from None
+        fix = "look after the network; the same command goes on"
+        raise Unreachable(f"W&B does not answer: {_short(error)}", where=_host(), fix=fix) from None
     if said.get("errors"):
         raise Unreachable(f"W&B refuses: {str(said['errors'][0].get('message'))[:200]}", where=_host())
     return dict(said.get("data") or {})

@@ -121,6 +121,29 @@ def test_a_login_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert missing(study) == []
 
 
+@pytest.mark.parametrize(
+    ("machine", "address", "found"),
+    [
+        ("api.wandb.ai", "", True),
+        ("api.forge.coreweave.com", "", True),
+        ("wandb.example.org", "", False),
+        ("wandb.example.org", "https://wandb.example.org:8443", True),
+        ("api.wandb.ai", "https://wandb.example.org", False),
+    ],
+)
+def test_a_login_is_one_of_the_service_that_will_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, address: str, found: bool
+) -> None:
+    (tmp_path / "logins").write_text(f"machine {machine} login user password none\n")
+    (tmp_path / "logins").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "logins"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    if address:
+        monkeypatch.setenv("WANDB_BASE_URL", address)
+    assert (missing(config(QUICK, tmp_path, "wandb.mode=online")) == []) is found
+
+
 def test_an_adapter_that_is_drawn_along_and_is_not_there_is_named(tmp_path: Path) -> None:
     lacking = f"grid.with_adapters=[{tmp_path}/turbo.safetensors]"
     (fault,) = missing(config(QUICK, tmp_path, lacking))
