@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, cast
 
 import torch
@@ -42,10 +43,33 @@ Velocity = Callable[..., Tensor]
 """`velocity`, or the same compiled."""
 
 
-def compiled() -> Velocity:
-    """`velocity` by torch.compile, for batches of one shape: merging writes into the weights it reads, so that changing
-    adapters compiles nothing anew. Fused sums round otherwise, so pictures differ in their last bits."""
-    return cast(Velocity, torch.compile(velocity, fullgraph=True, dynamic=False))
+MOST_SHAPES = 64
+"""Shapes of passes that are compiled before it counts as a fault; a grid has one for each size and length of text."""
+
+
+def compiled(backend: str | Callable[..., Any] = "inductor") -> Velocity:
+    """`velocity` by torch.compile, once for each shape of pass: merging writes into the weights it reads, so that
+    changing adapters compiles nothing anew. Fused sums round otherwise, so pictures differ in their last bits.
+
+    Threads that meet a new shape at the same time wait for the one that compiles it.
+    """
+    # torch's overloads leave `recompile_limit` out, and its setting of that name counts in one thread only.
+    make = cast(Any, torch.compile)
+    fast: Velocity = make(velocity, backend=backend, fullgraph=True, dynamic=False, recompile_limit=MOST_SHAPES)
+    ready: set[tuple[object, ...]] = set()
+    compiling = Lock()
+
+    def run(transformer: CosmosTransformer3DModel, x: Tensor, *rest: Any) -> Tensor:
+        keys = cast(Sequence[Tensor], rest[2])
+        shape = (x.dtype, x.device, x.shape, keys[0].shape)
+        if shape in ready:
+            return fast(transformer, x, *rest)
+        with compiling:
+            drawn = fast(transformer, x, *rest)
+            ready.add(shape)
+        return drawn
+
+    return run
 
 
 class Denoiser:

@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
@@ -69,7 +69,7 @@ class Work:
 
     @property
     def drawing(self) -> Drawing:
-        return Drawing(sampler="euler", steps=self.steps, width=self.width, height=self.height, schedule="linspace")
+        return Drawing("euler", self.steps, width=self.width, height=self.height, schedule="linspace")
 
     def path(self, epoch: int) -> str:
         """An adapter, relative to the folder."""
@@ -111,15 +111,14 @@ def write_adapters(work: Work) -> None:
 
 def engine(work: Work) -> Result:
     """Our engine, as a study's artist uses it."""
-    drawer = Engine(work.base, work.folder, threads=work.threads, compile=work.compiled)
+    drawer = Engine(work.base, work.folder, threads=work.threads)
     prompt = Prompt("trio", TEXT, ("kanachan", "keichan", "koharu"))
+    drawing = replace(work.drawing, compile=work.compiled)
 
     def cells(epoch: int, seeds: Sequence[int]) -> list[Cell]:
         path = Path(work.folder) / work.path(epoch)
         sha = sha256(path.read_bytes()).hexdigest()
-        return [
-            Cell("benchmark", epoch, work.path(epoch), sha, 1.0, prompt, seed, work.drawing, "base") for seed in seeds
-        ]
+        return [Cell("benchmark", epoch, work.path(epoch), sha, 1.0, prompt, seed, drawing, "base") for seed in seeds]
 
     wanted = [cell for epoch in range(1, work.adapters + 1) for cell in cells(epoch, range(1, work.seeds + 1))]
     drawer.draw(cells(1, [0]))

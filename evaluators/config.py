@@ -168,6 +168,9 @@ class DrawingConfig(_Frozen):
     """`simple` is ComfyUI's, `linspace` diffusers'; they are equal where `steps` divides 1000."""
     noise: Literal["keyed", "comfyui"] = "keyed"
     """Noise of er_sde's steps: by seed and step alone, or ComfyUI's, which differs between kinds of device."""
+    compile: bool = False
+    """Compile the transformer's pass (torch.compile): the first pass of each shape takes longer, the others less.
+    Pictures have other last bits, so their cells are others. Needs a C++ compiler on a CPU, Triton on a GPU."""
 
     def drawing(self) -> Drawing:
         """The same as the value that travels with every cell."""

@@ -35,7 +35,8 @@ from torch import Tensor
 
 from anima.adapter_files import Adapter, read_adapter
 from anima.base import base_folder
-from anima.denoiser import compiled
+from anima.compiler import check_compiler
+from anima.denoiser import Velocity, compiled
 from anima.draw import draw_latents
 from anima.flow import schedule_sigmas
 from anima.load import load_base
@@ -86,7 +87,7 @@ class Engine:
 
     `threads` is how many passes a CPU denoises side by side (0: one for each of torch's threads); a GPU takes one after
     the other. `adapters` says where adapters are that are not in the study's folder, by the sha256 of their content;
-    `base_name` is what sidecars call the base. `compile` draws with the transformer's pass compiled: other last bits.
+    `base_name` is what sidecars call the base.
     """
 
     def __init__(
@@ -98,7 +99,6 @@ class Engine:
         batch: int = BATCH,
         adapters: Mapping[str, str] | None = None,
         base_name: str = "",
-        compile: bool = False,
     ) -> None:
         cuda = torch.cuda.is_available()
         lanes = 1 if cuda else threads or torch.get_num_threads()
@@ -108,7 +108,7 @@ class Engine:
         self._base = load_base(base_folder(base), device=device, dtype=dtype)
         self._merger = Merger(self._base.transformer, self._base.text)
         self._merged: Merged | None = None
-        self._run = compiled() if compile else None
+        self._compiled: Velocity | None = None
         self._layout, self._batch, self._lanes = Layout(Path(study_root)), batch, lanes
         self._elsewhere, self._base_name = dict(adapters or {}), base_name or Path(base).name
         self._side = torch.cuda.Stream() if cuda else None
@@ -124,13 +124,18 @@ class Engine:
 
         Several threads may call: the files of one call are then written while the next is denoised. What is drawn
         before an error is on the volume. Raises AdapterError if an adapter file is not the recorded one, corrupt or
-        unfit, before anything is drawn with it; VolumeError when files cannot be written.
+        unfit, before anything is drawn with it; VolumeError when files cannot be written; MissingError where passes
+        are to be compiled and no compiler is there.
         """
+        if any(cell.drawing.compile for cell in cells):
+            check_compiler(self._base.device.type)
         groups = by_merged(cells)
         under_way: deque[_UnderWay] = deque()
         drawn: dict[str, Sample] = {}
         try:
             with self._weights:
+                if self._compiled is None and any(cell.drawing.compile for cell in cells):
+                    self._compiled = compiled()
                 for merged, after in zip(groups, [*groups, ()][1:], strict=True):
                     self._merge(merged, after)
                     self._denoise_all(groups[merged], under_way, drawn)
@@ -181,7 +186,9 @@ class Engine:
 
     def _denoise(self, one: Pass) -> _Latents:
         began = time.monotonic()
-        latents = draw_latents(self._base, one.requests, one.drawing, run=self._run)
+        latents = draw_latents(
+            self._base, one.requests, one.drawing, run=self._compiled if one.drawing.compile else None
+        )
         there = torch.cuda.current_stream().record_event() if self._side else None
         return _Latents(latents[: len(one.cells)] if self._side else latents, len(one.cells), began, there)
 
@@ -223,7 +230,7 @@ class Engine:
                 "sigmas": [round(s, 8) for s in schedule_sigmas(drawing.schedule, drawing.steps, drawing.shift)],
                 "noise": f"per sample, {drawing.noise}, fp32",
                 "batch": self._batch,
-                "compiled": self._run is not None,
+                "compiled": drawing.compile,
                 "threads": torch.get_num_threads(),
                 "numerics": ENGINE_NUMERICS,
                 "device": torch.cuda.get_device_name() if cuda else platform.machine(),

@@ -61,6 +61,9 @@ class SweepStudy(BaseModel):
         check_cast(self.grid.prompts, self.cast)
         if self.backend == "engine" and not self.base:
             raise ConfigError("no base to draw with", where="base", fix="name one, or draw by backend: comfyui")
+        if self.backend == "comfyui" and self.grid.drawing.compile:
+            fix = "leave it out, or put a node that compiles into the workflow"
+            raise ConfigError("only the engine compiles", where="grid.drawing.compile", fix=fix)
         return self
 
     def layout(self) -> Layout:

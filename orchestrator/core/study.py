@@ -118,6 +118,13 @@ class Drawing(Record):
     """Which sigmas: ComfyUI's `simple`, or diffusers' shifted linspace; equal where `steps` divides 1000."""
     noise: Literal["keyed", "comfyui"] = "keyed"
     """Noise of each step: a function of seed and step alone, or ComfyUI's sequence, which differs between devices."""
+    compile: bool = False
+    """Whether the transformer's pass is compiled: fused sums round otherwise, so last bits are others."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `compile` is said where it is on, so that what was written before it existed reads the same."""
+        facts = Record.to_json(self)
+        return facts if self.compile else {name: value for name, value in facts.items() if name != "compile"}
 
 
 class _Keyed(Record):
@@ -216,7 +223,7 @@ def _key_head(
 
 def _drawing_facts(drawing: Drawing) -> dict[str, Any]:
     """Without choices at their default that keys of older studies do not hold: it is the same picture."""
-    later = {f.name: f.default for f in fields(Drawing) if f.name in ("schedule", "noise")}
+    later = {f.name: f.default for f in fields(Drawing) if f.name in ("schedule", "noise", "compile")}
     return {name: value for name, value in asdict(drawing).items() if name not in later or value != later[name]}
 
 

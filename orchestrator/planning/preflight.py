@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from anima.base import POCKET, base_folder, missing_parts
+from anima.compiler import check_compiler
 from anima.sources.adapters import missing_adapters
 from anima.sources.config import BaseSources, HubPlace, LocalPlace, parse_place
 from anima.sources.folders import is_remote, local_folder
@@ -28,6 +29,7 @@ def missing(config: StudyConfig) -> list[MissingError]:
         *missing_adapters(config.grid.with_adapters),
         *_missing_dataset(config),
         *_missing_gpu(config),
+        *_missing_compiler(config),
         *_missing_account(config),
     ]
 
@@ -116,6 +118,17 @@ def _missing_gpu(config: StudyConfig) -> list[MissingError]:
             fix="run it on a machine that has one (plan lists kinds of pods with their price); cpu suits pocket only",
         )
     ]
+
+
+def _missing_compiler(config: StudyConfig) -> list[MissingError]:
+    """Of machines that join a cluster, each says so itself when it draws."""
+    if not config.grid.drawing.compile or config.cluster.address:
+        return []
+    try:
+        check_compiler(config.cluster.device)
+    except MissingError as error:
+        return [error]
+    return []
 
 
 def _missing_account(config: StudyConfig) -> list[MissingError]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from diffusers import CosmosTransformer3DModel
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from anima.denoiser import Denoiser, velocity
+from anima.denoiser import Denoiser, compiled, velocity
 from anima.lora import Merger, inject
 from tests.anima.random_adapter import linear_layers, peft_state, random_lora
 from tests.anima.tiny_transformer import tiny_transformer
@@ -94,3 +95,16 @@ def test_compiled_once_it_serves_every_step_prompt_and_adapter(counter: CompileC
                 torch.testing.assert_close(seen[-1], plain(x, sigma), rtol=0, atol=1e-4)
     assert counter.frame_count == 1
     assert len({tensor.numpy().tobytes() for tensor in seen}) == len(seen), "weights, prompts and steps do count"
+
+
+def test_more_shapes_than_torch_would_take_by_itself(counter: CompileCounter) -> None:
+    """In a thread, as the engine draws: torch's own limits are settings of each thread."""
+    model = tiny_transformer()
+    run = compiled(counter)
+
+    def draw(rows: int) -> Tensor:
+        return Denoiser(model, texts(model, 1, rows), SHAPE, SIGMAS, torch.float32, run=run)(noise(1), 0.75)
+
+    with ThreadPoolExecutor(1) as pool:
+        list(pool.map(draw, [*range(4, 13), *range(4, 13)]))
+    assert counter.frame_count == 9

@@ -148,3 +148,12 @@ def test_an_adapter_that_is_drawn_along_and_is_not_there_is_named(tmp_path: Path
     lacking = f"grid.with_adapters=[{tmp_path}/turbo.safetensors]"
     (fault,) = missing(config(QUICK, tmp_path, lacking))
     assert str(fault).startswith(f"grid.with_adapters: {tmp_path}/turbo.safetensors: there is no such file")
+
+
+def test_a_study_that_compiles_needs_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, compiles = a_base(tmp_path / "base"), "grid.drawing.compile=true"
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    (fault,) = missing(config(QUICK, tmp_path, f"base={base}", compiles))
+    assert str(fault).startswith("grid.drawing.compile: no C++ compiler (no-such-compiler) on this machine")
+    assert missing(config(QUICK, tmp_path, f"base={base}", compiles, "cluster.address=head:6379")) == []
+    assert missing(config(QUICK, tmp_path, f"base={base}")) == []

@@ -46,3 +46,5 @@ def test_what_a_study_trains_is_passed_over_and_slips_are_not(tmp_path: Path) ->
     assert study.layout().root == (tmp_path / "kanachan_v4").resolve()
     with pytest.raises(ConfigError, match="unknown key 'backned' — did you mean 'backend'"):
         load_sweep(file, ["backned=comfyui"])
+    with pytest.raises(ConfigError, match=r"grid\.drawing\.compile: only the engine compiles"):
+        load_sweep(file, ["backend=comfyui", "grid.drawing.compile=true"])
