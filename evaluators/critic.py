@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from evaluators.config import JudgeConfig
 from orchestrator.core.identity import digest
 from orchestrator.core.layout import Layout
-from orchestrator.core.study import Cell, Sample, Verdict
+from orchestrator.core.study import Cell, Prompt, Sample, Verdict
 
 if TYPE_CHECKING:
     from evaluators.judges.look import CharacterLook
@@ -27,6 +27,18 @@ def judge_identity(judge: JudgeConfig, cast: Mapping[str, CharacterLook]) -> tup
 
     looks = {name: look.model_dump(mode="json") for name, look in cast.items()}
     return f"{judge.name}-{digest(looks, length=6)}", PIXEL_VERSION
+
+
+def judge_of(judge: tuple[str, int], prompt: Prompt) -> tuple[str, int]:
+    """Name and version a verdict on this prompt's pictures is recorded under, by the judge that `judge_identity` names.
+
+    What the pixel judge says of strangers has a version of its own, so that verdicts on everything else stay valid.
+    """
+    if not prompt.calls_nobody or not judge[0].startswith("pixel-"):
+        return judge
+    from evaluators.judges.look import STRANGERS_VERSION
+
+    return judge[0], STRANGERS_VERSION
 
 
 class PictureCritic:

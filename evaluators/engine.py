@@ -198,7 +198,10 @@ class Engine:
             if self._side is not None and done.there is not None:
                 self._side.wait_event(done.there)
                 done.latents.record_stream(self._side)
-            pictures = self._base.codec.decode(done.latents).cpu()
+                # One by one: the last pass of a group is shorter, and another shape may be other kernels and last bits.
+                pictures = torch.cat([self._base.codec.decode(one).cpu() for one in done.latents.split(1)])
+            else:
+                pictures = self._base.codec.decode(done.latents)
         return _Pixels(pictures, round((time.monotonic() - done.began) / done.count, 4))
 
     def _write(self, cell: Cell, future: Future[_Pixels], place: int) -> Sample:

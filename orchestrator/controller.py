@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from evaluators.critic import judge_of
 from infra.volume import LocalVolume
 from orchestrator.core.errors import AdapterError, StudyError
 from orchestrator.core.fence import Fence
@@ -325,7 +326,9 @@ class Controller:
             self._record("trial_failed", trial=work.trial, attempt=attempt, error=str(error))
         elif isinstance(work, Judge) and self.target.judge is not None and not isinstance(error, StudyError):
             del self._failures.given_up[work.name]
-            self._record_all([_given(_unscored(cell, self.target.judge, str(error))) for cell in work.cells])
+            self._record_all(
+                [_given(_unscored(cell, judge_of(self.target.judge, cell.prompt), str(error))) for cell in work.cells]
+            )
 
     def _lost(self, work: Work, reason: str) -> None:
         """Work went down with its machine: it is given to another one, after a rest that grows."""

@@ -83,16 +83,17 @@ def _wrong_count(
     placed = {int(f): names[int(n)] for f, n in pairs if cost[f, n] < 10}
     for name in names:
         if name not in placed.values():
-            found.append(Finding("missing", name, IDENTITY, _identity(cast[name])))
+            found.append(Finding("missing", name, IDENTITY, identity_words(cast[name])))
     for place, figure in enumerate(figures):
         twin = next((n for n in names if place not in placed and shows_identity(figure, cast[n])), "")
         if twin:
-            look = _identity(cast[twin])
+            look = identity_words(cast[twin])
             found.append(Finding("duplicated", twin, IDENTITY, look, look, "an extra person", place))
     return found
 
 
-def _identity(look: CharacterLook) -> str:
+def identity_words(look: CharacterLook) -> str:
+    """Hair colour and style, like `brown hair, side ponytail`."""
     return f"{look.hair} hair, {look.style}"
 
 
@@ -147,7 +148,7 @@ class _Comparison:
         elsewhere = [i for i, f in enumerate(self.figures) if i != place and shows_identity(f, self.cast[name])]
         other = self.names[elsewhere[0]] if elsewhere else ""
         confidence = min(figure.hair.confidence, figure.style.confidence)
-        return Finding("absorbed", name, IDENTITY, _identity(self.cast[name]), seen, other, place, confidence)
+        return Finding("absorbed", name, IDENTITY, identity_words(self.cast[name]), seen, other, place, confidence)
 
     def _moves(self, places: Sequence[int]) -> dict[tuple[int, str], int]:
         """Which lost attributes (place, slot) now sit at which other place; no arrival is counted twice."""
@@ -197,21 +198,23 @@ class _Comparison:
 
     def _finding(self, kind: FindingKind, place: int, slot: str, other: str = "") -> Finding:
         trait = getattr(self.figures[place], slot)
-        expected, seen = _say(slot, self._expected(place, slot)), _say(slot, self.wrong[place, slot])
-        return Finding(kind, self.names[place], _attribute(slot), expected, seen, other, place, trait.confidence)
+        expected, seen = say(slot, self._expected(place, slot)), say(slot, self.wrong[place, slot])
+        return Finding(kind, self.names[place], attribute_of(slot), expected, seen, other, place, trait.confidence)
 
     def _leak(self, kind: FindingKind, owner: str, place: int, slot: str) -> Finding:
         trait = getattr(self.figures[place], slot)
-        expected = _say(slot, expected_value(self.cast[owner], slot))
-        seen, on = _say(slot, self.wrong[place, slot]), self.names[place]
-        return Finding(kind, owner, _attribute(slot), expected, seen, on, place, trait.confidence)
+        expected = say(slot, expected_value(self.cast[owner], slot))
+        seen, on = say(slot, self.wrong[place, slot]), self.names[place]
+        return Finding(kind, owner, attribute_of(slot), expected, seen, on, place, trait.confidence)
 
 
-def _attribute(slot: str) -> str:
+def attribute_of(slot: str) -> str:
+    """What findings call a slot: both kinds of accessory are one."""
     return "accessory" if slot in WORN else slot
 
 
-def _say(slot: str, value: str) -> str:
+def say(slot: str, value: str) -> str:
+    """A value in words, like `blue ribbon`; empty where there is nothing."""
     if value == NONE:
         return ""
     return f"{value} {slot}" if slot in WORN else value

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, field_validator
 
 PIXEL_VERSION = 1
-"""Raised whenever the pixel judge (`pixel.py`) would say something else of some picture."""
+"""Raised whenever the pixel judge (`pixel.py`) would say something else of some picture that shows the cast."""
+STRANGERS_VERSION = 2
+"""The same for controls that call nobody. 1 had nothing to say of them."""
 
 
 class CharacterLook(BaseModel):

@@ -2,18 +2,22 @@
 
 It passes a picture when exactly the expected people stand there from left to right and nothing that can be seen of them
 differs. What is not visible never fails a picture; a picture that cannot be read, or shows too little, is unscored.
+
+A control without triggers shows strangers: it passes when none of the cast's marks is on them.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from PIL import Image
 
 from anima.pocket.world import ACCESSORY, ACCESSORY_KINDS, EYES, HAIR, HEIGHT, STYLES, WIDTH
 from evaluators.judges.casting import SLOTS, findings_of, seated
-from evaluators.judges.look import PIXEL_VERSION, CharacterLook
+from evaluators.judges.leaks import leaks, unsettled
+from evaluators.judges.look import PIXEL_VERSION, STRANGERS_VERSION, CharacterLook
 from evaluators.judges.reading import FigureReading, PictureReading, read, read_picture
 from orchestrator.core.errors import ConfigError
 from orchestrator.core.study import Prompt, Verdict
@@ -46,9 +50,10 @@ class PixelJudge:
                 fix = _nearest(name, self._cast) or f"add {name} to the cast"
                 what = f"prompt {prompt.name!r} shows {name!r}, whose look is unknown"
                 raise ConfigError(what, where="cast", fix=fix)
+        if prompt.calls_nobody:
+            return replace(self._judge_strangers(image, prompt, cell_key), judge_version=STRANGERS_VERSION)
         if image.size != (WIDTH, HEIGHT):
-            size = f"{image.size[0]}x{image.size[1]}"
-            return self._unscored(cell_key, f"the picture is {size}; the drawn world is {WIDTH}x{HEIGHT}")
+            return self._unscored(cell_key, _wrong_size(image))
         if not prompt.cast:
             return self._unscored(cell_key, "the prompt asks for nobody of the cast")
         picture = read_picture(image)
@@ -63,8 +68,29 @@ class PixelJudge:
             return self._unscored(cell_key, reason, seen)
         return Verdict(cell_key, self.name, self.version, "pass", (), seen)
 
+    def _judge_strangers(self, image: Image.Image, prompt: Prompt, cell_key: str) -> Verdict:
+        if image.size != (WIDTH, HEIGHT):
+            return self._unscored(cell_key, _wrong_size(image))
+        picture = read_picture(image)
+        seen = tuple(figure.words() for figure in picture.figures)
+        if reason := _unreadable(picture):
+            return self._unscored(cell_key, reason, seen)
+        if not picture.figures:
+            return self._unscored(cell_key, "nobody is there", seen)
+        if found := leaks(picture.figures, prompt.text, self._cast):
+            return Verdict(cell_key, self.name, self.version, "fail", found, seen)
+        for place, figure in enumerate(picture.figures, 1):
+            if hidden := unsettled(figure, self._cast):
+                reason = f"too little of person {place} is certain: {', '.join(hidden)} not visible"
+                return self._unscored(cell_key, reason, seen)
+        return Verdict(cell_key, self.name, self.version, "pass", (), seen)
+
     def _unscored(self, cell_key: str, reason: str, seen: tuple[str, ...] = ()) -> Verdict:
         return Verdict(cell_key, self.name, self.version, "unscored", (), seen, reason)
+
+
+def _wrong_size(image: Image.Image) -> str:
+    return f"the picture is {image.size[0]}x{image.size[1]}; the drawn world is {WIDTH}x{HEIGHT}"
 
 
 def _unreadable(picture: PictureReading) -> str:

@@ -33,7 +33,7 @@ from evaluators.judges.casting import SLOTS, expected_value
 from evaluators.judges.look import CharacterLook
 from evaluators.judges.pixel import PixelJudge
 from evaluators.judges.reading import read
-from orchestrator.core.study import FINDING_KINDS, FindingKind, Prompt
+from orchestrator.core.study import COUNTED_KINDS, FindingKind, Prompt
 
 TRIO = tuple(CAST)
 KANACHAN, KEICHAN, KOHARU = range(3)
@@ -180,7 +180,7 @@ def _count(people: list[Figure], rng: Random) -> list[Figure]:
 
 
 DEFECTS: dict[FindingKind, Defect] = dict(
-    zip(FINDING_KINDS, (_missing, _absorbed, _migrated, _duplicated, _drift, _count), strict=True)
+    zip(COUNTED_KINDS, (_missing, _absorbed, _migrated, _duplicated, _drift, _count), strict=True)
 )
 
 
@@ -247,7 +247,7 @@ def main() -> None:
         for names in (TRIO, TRIO[:2], TRIO[1:], TRIO[:1], TRIO[1:2], TRIO[2:]):
             print(f"{label} cast of {', '.join(names)}:", dict(outcomes(names, 100, degraded=degraded)))
         print(f"{label} strangers:", dict(outcomes(TRIO, 100, cast=False, degraded=degraded)))
-        for kind in FINDING_KINDS:
+        for kind in COUNTED_KINDS:
             print(f"{label} {kind}:", recall(kind, 40, degraded=degraded))
 
 

@@ -14,6 +14,7 @@ from itertools import chain
 from typing import Protocol
 
 from evaluators.config import GridConfig
+from evaluators.critic import judge_of
 from evaluators.grid import base_cells, batches, select_cells, shown_cells
 from evaluators.sidecar import is_whole, read_sample
 from evaluators.sweep.table import Drawn, VerdictTable
@@ -72,8 +73,15 @@ class Sweep:
             found = pool.map(self._whole, self.cells.values())
             self.drawn = {key: sample for key, sample in zip(self.cells, found, strict=True) if sample is not None}
         if self.judging is not None:
-            known = self.table.read(self.judging.identity)
-            self.verdicts = {key: verdict for key, verdict in known.items() if key in self.drawn}
+            known = {judge: self.table.read(judge) for judge in set(self._judges.values())}
+            given = ((key, known[judge].get(key)) for key, judge in self._judges.items() if key in self.drawn)
+            self.verdicts = {key: verdict for key, verdict in given if verdict is not None}
+
+    @property
+    def _judges(self) -> dict[str, tuple[str, int]]:
+        """Under which name and version a verdict on each cell is recorded."""
+        given = self.judging.identity if self.judging else None
+        return {key: judge_of(given, cell.prompt) for key, cell in self.cells.items()} if given else {}
 
     def _whole(self, cell: Cell) -> Sample | None:
         sample = read_sample(self.layout, cell)

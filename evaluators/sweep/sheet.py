@@ -86,9 +86,14 @@ def _section(group: Sequence[Drawn], layout: Layout) -> str:
 
 
 def _count(row: Sequence[Drawn | None]) -> str:
-    said = [one.verdict.outcome for one in row if one and one.verdict]
+    """How many passed; of strangers, how many have something of the cast."""
+    there = [one for one in row if one]
+    said = [one.verdict.outcome for one in there if one.verdict]
     scored = said.count("pass") + said.count("fail")
-    return f"<span class=soft>{said.count('pass')} of {scored}</span>" if scored else ""
+    words = f"{said.count('pass')} of {scored}"
+    if there and there[0].cell.prompt.calls_nobody:
+        words = f"leak in {said.count('fail')} of {scored}"
+    return f"<span class=soft>{words}</span>" if scored else ""
 
 
 def _picture(one: Drawn | None, layout: Layout) -> str:

@@ -26,8 +26,11 @@ Outcome = Literal["pass", "fail", "unscored"]
 Role = Literal["rate", "control", "probe"]
 """What a prompt is for: the rate an epoch is chosen by, or only to be looked at beside it."""
 
-FindingKind = Literal["missing", "absorbed", "migrated", "duplicated", "drift", "count"]
-FINDING_KINDS: tuple[FindingKind, ...] = ("missing", "absorbed", "migrated", "duplicated", "drift", "count")
+FindingKind = Literal["missing", "absorbed", "migrated", "duplicated", "drift", "count", "leak"]
+COUNTED_KINDS: tuple[FindingKind, ...] = ("missing", "absorbed", "migrated", "duplicated", "drift", "count")
+"""What a picture that counts in a rate can fail by."""
+FINDING_KINDS: tuple[FindingKind, ...] = (*COUNTED_KINDS, "leak")
+"""All there are: `leak` is found in controls only, which count in no rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,11 @@ class Prompt(Record):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cast", tuple(self.cast))
+
+    @property
+    def calls_nobody(self) -> bool:
+        """Whether it is a control without triggers: whoever is drawn is a stranger."""
+        return self.role == "control" and not self.cast
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +251,7 @@ class Finding(Record):
 
     missing: an attribute of `character` is not there; absorbed: `character`'s place shows `seen` (another of the cast);
     migrated: the attribute left her and is on `other`; duplicated: it is on her and on `other`; drift: a colour moved
-    to `seen`; count: `seen` people instead of `expected`.
+    to `seen`; count: `seen` people instead of `expected`; leak: a stranger, `other`, has it, whom nobody called her.
     """
 
     kind: FindingKind
@@ -256,8 +264,15 @@ class Finding(Record):
     """Place from the left, 0-based; -1 for the whole image."""
     confidence: float = 1.0
 
+    def leaked(self) -> str:
+        """What leaked and whose it is: `kanachan's accessory (blue scrunchie)`."""
+        what = "looks" if self.attribute == "identity" else self.attribute
+        return f"{self.character}'s {what}" + (f" ({self.expected})" if self.expected not in ("", "yes") else "")
+
     def sentence(self) -> str:
         """The finding in plain words."""
+        if self.kind == "leak":
+            return f"{self.other} has {self.leaked()}"
         if self.attribute == "identity" and self.kind == "missing":
             return f"{self.character} is not there ({self.expected})"
         if self.attribute == "identity" and self.kind == "duplicated":

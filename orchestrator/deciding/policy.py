@@ -17,6 +17,7 @@ from itertools import chain, groupby, islice
 from math import isnan
 
 from evaluators.config import GridConfig
+from evaluators.critic import judge_of
 from evaluators.grid import base_cells, batches, confirm_cells, shown_cells
 from evaluators.rates import Selection, epoch_rate, epoch_rates, select
 from orchestrator.core.errors import StudyError
@@ -71,7 +72,7 @@ def _lacking_of(target: Target, state: StudyState, cells: Mapping[str, Cell]) ->
     unread = (
         cell
         for key, cell in cells.items()
-        if target.judge is not None and key in state.samples and (key, *target.judge) not in state.verdicts
+        if target.judge is not None and key in state.samples and not _is_judged(target.judge, state, cell)
     )
     undrawn = (cell for key, cell in cells.items() if key not in state.samples)
     return _Lacking(unjudged(target, state, cells), undrawn, unread)
@@ -154,9 +155,13 @@ def _asked(target: Target, state: StudyState, standing: Standing) -> dict[str, C
 def unjudged(target: Target, state: StudyState, wanted: Mapping[str, Cell]) -> bool:
     """Whether a wanted cell still lacks its picture or its verdict."""
     return any(
-        key not in state.samples or (target.judge is not None and (key, *target.judge) not in state.verdicts)
-        for key in wanted
+        key not in state.samples or (target.judge is not None and not _is_judged(target.judge, state, cell))
+        for key, cell in wanted.items()
     )
+
+
+def _is_judged(judge: tuple[str, int], state: StudyState, cell: Cell) -> bool:
+    return (cell.key, *judge_of(judge, cell.prompt)) in state.verdicts
 
 
 def _drawings(target: Target, undrawn: Iterable[Cell], busy: set[str]) -> Iterator[Draw]:
@@ -175,7 +180,7 @@ def verdicts_of(target: Target, state: StudyState, cells: Mapping[str, Cell]) ->
     """What the study's judge says of these cells, by key; cells it has not seen are left out."""
     if target.judge is None:
         return {}
-    asked = {key: state.verdicts.get((key, *target.judge)) for key in cells}
+    asked = {key: state.verdicts.get((key, *judge_of(target.judge, cell.prompt))) for key, cell in cells.items()}
     return {key: verdict for key, verdict in asked.items() if verdict is not None}
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from orchestrator.core.layout import Layout
-from orchestrator.core.study import Role
+from orchestrator.core.study import Cell, Role
 from orchestrator.report.evidence import Evidence
+from orchestrator.report.leaks import leak_table
 from orchestrator.report.markup import Markup, element
 from orchestrator.report.sheet import contact_sheet, gallery
 from orchestrator.report.shot import Shot
@@ -27,6 +28,11 @@ def beside(evidence: Evidence, layout: Layout) -> list[Markup]:
         return []
     count = len(evidence.beside)
     intro = f"{count} {'picture' if count == 1 else 'pictures'} for people to look at; no rate counts them."
+    if any(s.cell.prompt.calls_nobody and s.outcome in ("pass", "fail") for s in evidence.beside):
+        intro += (
+            " Where a control calls nobody, the judge looks for the cast's marks on strangers. Some come by chance:"
+            " what counts is how much oftener than in the same words by the base alone, and from which epoch on."
+        )
     parts = []
     for _, group in groupby(evidence.beside, key=lambda s: s.cell.prompt.name):
         shots = list(group)
@@ -49,9 +55,18 @@ def _prompt(shots: Sequence[Shot], evidence: Evidence, layout: Layout) -> list[M
             parts.append(element("p", f"{trial}, weight {weight:g}", class_="soft"))
         if len(kept) < len(own):
             parts.append(element("p", f"{len(kept)} of {len(own)} pictures; the others are in `grid/`.", class_="soft"))
+        if cell.prompt.calls_nobody:
+            parts += leak_table(own, _alone(cell, evidence))
         adopted = evidence.choice if evidence.choice and evidence.choice.trial == trial else None
         parts.append(contact_sheet(kept, sorted({s.cell.seed for s in kept}), adopted, layout))
     return parts
+
+
+def _alone(cell: Cell, evidence: Evidence) -> list[Shot]:
+    """The same words as the base draws them by itself."""
+    same = (cell.prompt.text, cell.prompt.negative, cell.drawing)
+    found = [s for s in evidence.beside if not s.cell.adapter]
+    return [s for s in found if (s.cell.prompt.text, s.cell.prompt.negative, s.cell.drawing) == same]
 
 
 def _rows(shots: Sequence[Shot]) -> list[Shot]:

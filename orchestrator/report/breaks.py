@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evaluators.decide.signs import SignCurve
-from orchestrator.core.study import FINDING_KINDS, FindingKind
+from orchestrator.core.study import COUNTED_KINDS, FindingKind
 from orchestrator.report.frame import LEFT, RIGHT, Frame, percent_grid, polyline, svg, text, tick_distance
 from orchestrator.report.markup import Markup, element
 from orchestrator.report.shot import Shot
@@ -92,7 +92,7 @@ def kind_chart(found: Sequence[Group], epochs: Sequence[int], width: int) -> Mar
         left, right = frame.x(group.first - 0.5), frame.x(group.last + 0.5)
         wide = min(44.0, (right - left) * 0.8)
         below = 0.0
-        for kind in FINDING_KINDS:
+        for kind in COUNTED_KINDS:
             if not group.kinds[kind]:
                 continue
             share = group.kinds[kind] / group.judged

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 from PIL import Image, ImageDraw, ImageFont
 
-from orchestrator.core.study import FINDING_KINDS
+from orchestrator.core.study import COUNTED_KINDS
 from orchestrator.report.frame import text
 from orchestrator.report.markup import Markup, element
 
@@ -92,7 +92,7 @@ def png(chart: Markup) -> bytes:
     """A chart as PNG bytes with its title and the patterns it uses: as many pixels as its units, twice over."""
     root = ElementTree.fromstring(chart)
     _, _, width, height = (float(v) for v in root.attrib["viewBox"].split())
-    kinds = [kind for kind in FINDING_KINDS if f"url(#{kind})" in chart]
+    kinds = [kind for kind in COUNTED_KINDS if f"url(#{kind})" in chart]
     painter = Painter(round(width), round(height) + HEAD + (LEGEND if kinds else 0))
     title = root.attrib["aria-label"].partition(":")[0]
     painter.paint(_made(text(14, 20, title, "start", "strong")), quiet=False)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import isfinite
 
 from orchestrator.core.layout import Layout
-from orchestrator.core.study import FINDING_KINDS
+from orchestrator.core.study import COUNTED_KINDS
 from orchestrator.report.breaks import groups, kind_chart, swatch, who_chart
 from orchestrator.report.charts import loss_chart, nearness_chart, rate_chart
 from orchestrator.report.evidence import Evidence, kind_counts, sentence_counts
@@ -118,7 +118,7 @@ def failures(evidence: Evidence) -> list[Markup]:
             element("p", "The share of pictures with something wrong on each character, smoothed over the epochs."),
             both_widths(lambda width: who_chart(found.signs, curve_epochs, adopted, width)),
         ]
-    legend = [element("li", swatch(k), " ", element("b", k), f": {KIND_WORDS[k]}") for k in FINDING_KINDS]
+    legend = [element("li", swatch(k), " ", element("b", k), f": {KIND_WORDS[k]}") for k in COUNTED_KINDS]
     frequent = [element("li", f"{said}: {times(n)}") for said, n in sentence_counts(shots)[:6]]
     return [
         *parts,

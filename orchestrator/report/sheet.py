@@ -202,6 +202,8 @@ def _row_label(epoch: int, row: Sequence[Shot], *, adopted: bool) -> list[Markup
     outcomes = [s.outcome for s in row]
     scored = outcomes.count("pass") + outcomes.count("fail")
     said = f"{outcomes.count('pass')} of {scored}" if scored else "–"
+    if scored and row[0].cell.prompt.calls_nobody:
+        said = f"leak in {outcomes.count('fail')} of {scored}"
     label = [element("b", epoch), element("span", said, class_="count")]
     return [*label, element("span", "adopted", class_="flag")] if adopted else label
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from orchestrator.core.study import FINDING_KINDS, FindingKind
+from orchestrator.core.study import COUNTED_KINDS, FindingKind
 from orchestrator.report.evidence import Evidence, SeedRecord, character_counts
 from orchestrator.report.markup import Markup, element
 from orchestrator.report.shot import Shot
@@ -32,10 +32,10 @@ def kind_table(shots: Sequence[Shot], by_epoch: Mapping[int, Counter[FindingKind
     for epoch, kinds in by_epoch.items():
         outcomes = Counter(s.outcome for s in shots if s.cell.epoch == epoch)
         flag = element("span", "adopted", class_="flag") if epoch == adopted else None
-        numbers = [outcomes["pass"], outcomes["fail"], *(kinds[k] for k in FINDING_KINDS), outcomes["unscored"]]
+        numbers = [outcomes["pass"], outcomes["fail"], *(kinds[k] for k in COUNTED_KINDS), outcomes["unscored"]]
         label = element("td", epoch, flag)
         rows.append(element("tr", label, *map(_number, numbers), class_="adopted" if epoch == adopted else None))
-    made = table(["epoch", "passed", "failed", *FINDING_KINDS, "unscored"], rows)
+    made = table(["epoch", "passed", "failed", *COUNTED_KINDS, "unscored"], rows)
     return element("details", element("summary", "Counts per epoch"), made) if len(rows) > MANY_EPOCHS else made
 
 
@@ -43,9 +43,9 @@ def who_table(shots: Sequence[Shot]) -> Markup:
     """Findings per character."""
     rows = []
     for who, kinds in character_counts(shots).items():
-        numbers = [*(kinds[k] for k in FINDING_KINDS), kinds.total()]
+        numbers = [*(kinds[k] for k in COUNTED_KINDS), kinds.total()]
         rows.append(element("tr", element("td", who or "the whole picture"), *map(_number, numbers)))
-    return table(["who", *FINDING_KINDS, "all"], rows)
+    return table(["who", *COUNTED_KINDS, "all"], rows)
 
 
 def trial_table(evidence: Evidence) -> Markup:

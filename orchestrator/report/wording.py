@@ -17,6 +17,7 @@ KIND_WORDS: dict[FindingKind, str] = {
     "duplicated": "something of hers is on another as well",
     "drift": "a colour has changed",
     "count": "too many or too few people",
+    "leak": "a stranger has something of hers",
 }
 
 

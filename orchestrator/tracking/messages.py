@@ -10,7 +10,7 @@ from typing import Any
 
 from evaluators.rates import epoch_rate, wilson
 from orchestrator.core.layout import Layout
-from orchestrator.core.study import FINDING_KINDS, Cell, Checkpoint, Choice, EpochRate, Verdict
+from orchestrator.core.study import COUNTED_KINDS, Cell, Checkpoint, Choice, EpochRate, Verdict
 from orchestrator.record.state import StudyState
 from orchestrator.tracking.told import Value
 
@@ -114,7 +114,7 @@ def rate_values(rate: EpochRate, judged: Iterable[tuple[Cell, Verdict]], suffix:
     told: dict[str, float] = {"rate": rate.rate, "low": rate.low, "high": rate.high} if rate.scored else {}
     told |= {"passes": rate.passes, "scored": rate.scored, "unscored": rate.unscored}
     values = {f"eval/{name}{suffix}": value for name, value in told.items()}
-    values |= {f"findings/{kind}{suffix}": kinds[kind] for kind in FINDING_KINDS}
+    values |= {f"findings/{kind}{suffix}": kinds[kind] for kind in COUNTED_KINDS}
     scored = [(cell, verdict) for cell, verdict in judged if verdict.outcome != "unscored"]
     for name in sorted({who for cell, _ in scored for who in cell.prompt.cast}):
         right = [not _concerns(verdict, name) for cell, verdict in scored if name in cell.prompt.cast]

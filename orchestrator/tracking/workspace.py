@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from orchestrator.core.identity import digest
-from orchestrator.core.study import FINDING_KINDS
+from orchestrator.core.study import COUNTED_KINDS
 from orchestrator.planning.config import StudyConfig
 from orchestrator.tracking import service
 from orchestrator.tracking.pictures import TABLE
@@ -49,7 +49,7 @@ def workspace(config: StudyConfig) -> dict[str, Any]:
         )
         for name in config.cast
     ]
-    kinds = [_lines(f"Findings: {kind}", [f"findings/{kind}{w}" for w in weights]) for kind in FINDING_KINDS]
+    kinds = [_lines(f"Findings: {kind}", [f"findings/{kind}{w}" for w in weights]) for kind in COUNTED_KINDS]
     training = [
         _lines("Loss", ["train/loss"], axis="train/step", smooth=True),
         _lines("Loss of saved epochs", ["epochs/loss"]),

@@ -15,7 +15,7 @@ from evaluators.judges.look import CharacterLook
 from evaluators.judges.pixel import PixelJudge
 from evaluators.judges.validate import TRIO, look_of, looks, outcomes, recall
 from orchestrator.core.errors import ConfigError
-from orchestrator.core.study import FINDING_KINDS, Finding, FindingKind, Prompt, Verdict
+from orchestrator.core.study import COUNTED_KINDS, Finding, FindingKind, Prompt, Verdict
 
 KANACHAN, KEICHAN, KOHARU = (CAST[name] for name in TRIO)
 JUDGE = PixelJudge(looks())
@@ -58,14 +58,14 @@ def test_strangers_never_pass(names: tuple[str, ...]) -> None:
     assert outcomes(names, 40, cast=False)["pass"] == 0
 
 
-@pytest.mark.parametrize("kind", FINDING_KINDS)
+@pytest.mark.parametrize("kind", COUNTED_KINDS)
 def test_known_defects_are_called_by_their_name(kind: FindingKind) -> None:
     recalled = recall(kind, 40)
     assert recalled.failed == recalled.drawings
     assert recalled.named >= 0.95 * recalled.drawings
 
 
-@pytest.mark.parametrize("kind", FINDING_KINDS)
+@pytest.mark.parametrize("kind", COUNTED_KINDS)
 def test_known_defects_are_called_by_their_name_through_blur_and_noise(kind: FindingKind) -> None:
     recalled = recall(kind, 10, degraded=True)
     assert recalled.failed == recalled.drawings

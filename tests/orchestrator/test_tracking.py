@@ -19,7 +19,7 @@ from PIL import Image
 from evaluators.rates import epoch_rates, wilson
 from infra.config import VolumeConfig
 from orchestrator.core.layout import Layout
-from orchestrator.core.study import FINDING_KINDS, EpochRate
+from orchestrator.core.study import COUNTED_KINDS, EpochRate
 from orchestrator.planning.config import StudyConfig, parse_config, to_data
 from orchestrator.record.ledger import Event, read_events
 from orchestrator.record.state import StudyState, replay
@@ -128,7 +128,7 @@ def test_the_rate_curve_is_in_the_record(study: DrawnStudy, segment: Path) -> No
         assert told == pytest.approx([rate.rate, rate.low, rate.high, rate.passes, rate.scored, 0])
         mine = [c.key for c in study.state.cells.values() if c.epoch == rate.epoch and c.purpose == "select"]
         kinds = [f.kind for key in mine for f in verdicts[key].findings]
-        assert [row[f"findings/{k}"] for k in FINDING_KINDS] == [kinds.count(k) for k in FINDING_KINDS]
+        assert [row[f"findings/{k}"] for k in COUNTED_KINDS] == [kinds.count(k) for k in COUNTED_KINDS]
 
 
 def test_the_loss_of_every_step_is_in_the_record(study: DrawnStudy, segment: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.__main__ import main
-from orchestrator.core.study import FINDING_KINDS
+from orchestrator.core.study import COUNTED_KINDS
 from orchestrator.planning.config import StudyConfig, to_data
 from orchestrator.record.ledger import read_events
 from orchestrator.tracking.identity import study_run_id, trial_run_id
@@ -158,7 +158,7 @@ def test_characters_are_right_where_no_finding_is_about_them(arrived: Arrived) -
     for row in told:
         cells = [c for c in study.state.cells.values() if c.epoch == row["epoch"] and c.purpose == "select"]
         findings = [verdicts[c.key].findings for c in cells]
-        assert all(f"findings/{kind}" in row for kind in FINDING_KINDS)
+        assert all(f"findings/{kind}" in row for kind in COUNTED_KINDS)
         for name in NAMES:
             wrong = sum(any(name in (f.character, f.other) for f in found) for found in findings)
             low, rate, high = (row[f"characters/{name}/{what}"] for what in ("low", "rate", "high"))

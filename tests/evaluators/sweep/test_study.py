@@ -33,7 +33,7 @@ def test_every_example_is_valid(block: str) -> None:
 
 def test_the_page_shows_a_whole_file() -> None:
     assert sum("study:" in block for block in BLOCKS) == 1
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
 
 
 def test_what_a_study_trains_is_passed_over_and_slips_are_not(tmp_path: Path) -> None:
