@@ -16,6 +16,7 @@ from orchestrator.core.files import write_whole
 from orchestrator.core.layout import Layout
 from orchestrator.core.study import FINDING_KINDS
 from orchestrator.planning.target import recorded_target
+from orchestrator.planning.wanted import Target
 from orchestrator.record.ledger import read_events
 from orchestrator.record.state import StudyState
 from orchestrator.report import sections, summary
@@ -24,6 +25,7 @@ from orchestrator.report.evidence import Evidence, gather, run_seconds
 from orchestrator.report.figures import write_figures
 from orchestrator.report.frame import patterns
 from orchestrator.report.markup import Markup, element
+from orchestrator.report.meanwhile import meanwhile
 from orchestrator.report.sheet import symbols
 from orchestrator.report.style import STYLE, filter_rules
 from orchestrator.report.tables import count_table, settings_table
@@ -37,9 +39,10 @@ def write_report(state: StudyState, layout: Layout, config: StudyConfig) -> Path
     """Write the study's `report.html`, and its charts beside it; returns the path of the page."""
     events = list(read_events(layout.ledger))
     runs = run_seconds(events)
-    evidence = gather(state, config, recorded_target(state, config), runs)
+    target = recorded_target(state, config)
+    evidence = gather(state, config, target, runs)
     write_figures(evidence, layout)
-    write_whole(layout.report, _page(evidence, state, layout, runs))
+    write_whole(layout.report, _page(evidence, target, state, layout, runs))
     return layout.report
 
 
@@ -47,10 +50,11 @@ def render_report(state: StudyState, layout: Layout, config: StudyConfig) -> str
     """The whole page as text."""
     events = list(read_events(layout.ledger))
     runs = run_seconds(events)
-    return _page(gather(state, config, recorded_target(state, config), runs), state, layout, runs)
+    target = recorded_target(state, config)
+    return _page(gather(state, config, target, runs), target, state, layout, runs)
 
 
-def _page(evidence: Evidence, state: StudyState, layout: Layout, runs: Sequence[float]) -> str:
+def _page(evidence: Evidence, target: Target, state: StudyState, layout: Layout, runs: Sequence[float]) -> str:
     parts = [
         summary.headline(evidence),
         summary.progress(evidence),
@@ -63,6 +67,7 @@ def _page(evidence: Evidence, state: StudyState, layout: Layout, runs: Sequence[
         sections.extremes(evidence, layout),
         sections.sheets(evidence, layout),
         beside(evidence, layout),
+        meanwhile([trial.trial for trial in target.trials], layout),
         sections.usage(evidence),
         [element("h2", "Time, counts and cost"), count_table(evidence, runs)],
         [element("h2", "Settings"), settings_table(state.config)],

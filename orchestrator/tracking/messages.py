@@ -13,6 +13,7 @@ from orchestrator.core.layout import Layout
 from orchestrator.core.study import COUNTED_KINDS, Cell, Checkpoint, Choice, EpochRate, Verdict
 from orchestrator.record.state import StudyState
 from orchestrator.tracking.told import Value
+from trainer.sampled import Sampled
 
 SHOWN = 12
 """Pictures of the best cells in the table of a choice, and as many of the worst."""
@@ -85,6 +86,16 @@ class Live:
 
 
 @dataclass(frozen=True, slots=True)
+class Samples:
+    """What training drew after an epoch, to look at."""
+
+    run: str
+    epoch: int
+    samples: tuple[Sampled, ...]
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
 class Conclusion:
     """What is told once an epoch is adopted."""
 
@@ -95,7 +106,7 @@ class Conclusion:
     mark: Mark
 
 
-Message = Row | Pictures | Adapter | Figures | Live | Conclusion
+Message = Row | Pictures | Adapter | Figures | Live | Samples | Conclusion
 
 
 def checkpoint_values(checkpoint: Checkpoint) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.tracking.messages import Picture, Pictures
 from orchestrator.tracking.told import Told
+from trainer.sampled import Sampled
 
 if TYPE_CHECKING:
     import wandb
@@ -45,6 +46,16 @@ def picture_table(pictures: Iterable[Picture], *, incremental: bool = False) -> 
     return table
 
 
+def samples_by_prompt(samples: Iterable[Sampled]) -> dict[str, list[wandb.Image]]:
+    """Values of a row: the pictures of each prompt, those of its seeds side by side."""
+    values: dict[str, list[wandb.Image]] = {}
+    for one in samples:
+        image = _image(one.path, f"seed {one.seed}: {one.prompt}")
+        if image is not None:
+            values.setdefault(f"samples/{one.slug}", []).append(image)
+    return values
+
+
 def chart(content: bytes) -> wandb.Image:
     """A chart as it is in the report."""
     import wandb
@@ -54,7 +65,7 @@ def chart(content: bytes) -> wandb.Image:
         return wandb.Image(opened.convert("RGB"), file_type="png")
 
 
-def _image(path: Path) -> wandb.Image | None:
+def _image(path: Path, caption: str | None = None) -> wandb.Image | None:
     """The picture, large ones as a smaller JPEG; None where its file is gone."""
     import wandb
     from PIL import Image
@@ -65,4 +76,4 @@ def _image(path: Path) -> wandb.Image | None:
         picture = opened.convert("RGB")
     as_is = max(picture.size) <= THUMBNAIL
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    return wandb.Image(picture, file_type="png" if as_is else "jpg")
+    return wandb.Image(picture, file_type="png" if as_is else "jpg", caption=caption)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from itertools import islice
+from itertools import groupby, islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from orchestrator.tracking.messages import (
     Message,
     Pictures,
     Row,
+    Samples,
     checkpoint_values,
     conclusion,
     kind_counts,
@@ -46,8 +48,11 @@ from orchestrator.tracking.messages import (
 )
 from orchestrator.tracking.told import Value
 from orchestrator.tracking.writer import DONE_S, STOP_S, Writer
+from trainer.sampled import sampled
 
 log = logging.getLogger(__name__)
+
+_epoch = attrgetter("epoch")
 
 Place = tuple[str, int, float]
 """Trial, epoch, weight: what one rate is about."""
@@ -65,6 +70,8 @@ class Tracker:
         self._rates: dict[Place, EpochRate] = {}
         self._live = self._live_curve()
         """Where a policy draws part of the grid: an epoch then has no last picture to wait for."""
+        self._sampled: dict[str, int] = {}
+        """The last epoch of each trial whose samples were looked at."""
         self._seconds = {"training": 0.0, "drawing": 0.0, "wall": 0.0}
         self._price = hourly_price(config.cluster.dollars_per_hour)
         self._last_at: float | None = None
@@ -109,7 +116,11 @@ class Tracker:
         self._catch_up(state)
         self._pass_time(event)
         if event.kind == "checkpoint_saved":
-            self._tell_checkpoint(Checkpoint.from_json(event.data["checkpoint"]))
+            checkpoint = Checkpoint.from_json(event.data["checkpoint"])
+            self._tell_checkpoint(checkpoint)
+            self._tell_samples(checkpoint.trial, before=checkpoint.epoch)
+        elif event.kind == "trial_finished":
+            self._tell_samples(event.data["trial"])
         elif event.kind == "sample_drawn":
             self._seconds["drawing"] += Sample.from_json(event.data["sample"]).seconds
         elif event.kind == "verdict_given":
@@ -144,6 +155,9 @@ class Tracker:
         self._seconds["drawing"] = sum(sample.seconds for sample in state.samples.values())
         for key in sorted(state.checkpoints):
             self._tell_checkpoint(state.checkpoints[key])
+        for trial in sorted({trial for trial, _ in state.checkpoints}):
+            newest = max(epoch for name, epoch in state.checkpoints if name == trial)
+            self._tell_samples(trial, before=None if state.trials[trial].finished else newest)
         if self._live is not None:
             self._tell_live(self._live, state)
             return
@@ -164,6 +178,18 @@ class Tracker:
                 self.step(fact["trial"], fact["epoch"], fact["step"], fact["loss"], fact.get("learning_rate"))
         self._put(Row(trial, checkpoint_values(checkpoint), (name, checkpoint.sha256)))
         self._tell_adapter(checkpoint, f"epoch-{checkpoint.epoch}")
+
+    def _tell_samples(self, trial: str, *, before: int | None = None) -> None:
+        """What training drew, by epoch; of the epoch that was saved last it may be drawing still."""
+        found = sampled(self._layout, trial, after=self._sampled.get(trial, -1))
+        for epoch, drawn in groupby(sorted(found, key=_epoch), key=_epoch):
+            if before is not None and epoch >= before:
+                break
+            samples = tuple(drawn)
+            self._sampled[trial] = epoch
+            mark = (f"samples {epoch}", digest({"samples": [one.path.name for one in samples]}))
+            if self._is_new(trial, mark):
+                self._put(Samples(trial, epoch, samples, mark))
 
     def _tell_adapter(self, checkpoint: Checkpoint, alias: str) -> None:
         """A version of the trial's model, under one more alias."""

@@ -21,8 +21,8 @@ from orchestrator.tracking import service
 from orchestrator.tracking.adapters import log_adapter
 from orchestrator.tracking.identity import Origin, identify
 from orchestrator.tracking.live import live_values
-from orchestrator.tracking.messages import Adapter, Conclusion, Figures, Live, Message, Pictures, Row
-from orchestrator.tracking.pictures import add_pictures, chart, picture_table
+from orchestrator.tracking.messages import Adapter, Conclusion, Figures, Live, Message, Pictures, Row, Samples
+from orchestrator.tracking.pictures import add_pictures, chart, picture_table, samples_by_prompt
 from orchestrator.tracking.told import Told, Value
 from orchestrator.tracking.workspace import save_workspace
 
@@ -44,6 +44,7 @@ AXES = {
     "characters/*": "epoch",
     "prompts/*": "epoch",
     "findings/*": "epoch",
+    "samples/*": "epoch",
 }
 """What each family of curves is drawn over."""
 
@@ -175,6 +176,9 @@ class Writer:
                 run.log({f"figures/{name}": chart(content) for name, content in images.items()})
             case Live(rates=rates):
                 run.log(live_values(rates))
+            case Samples(epoch=epoch, samples=samples):
+                if shown := samples_by_prompt(samples):
+                    run.log({**shown, "epoch": epoch})
             case Conclusion():
                 _write_conclusion(run, message)
         if message.mark:

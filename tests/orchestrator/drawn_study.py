@@ -7,9 +7,11 @@ ledger's clock is scripted, so the same arguments make the same study.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -108,6 +110,20 @@ def study_config(
     data = {"study": "drawn", "base": "pocket", "volume": str(root), "cast": looks, "grid": grid}
     data |= {"train": {"epochs": epochs, "rank": 16}, "decide": {"margin": 0.05, "confirm_seeds": confirm}}
     return parse_config(data)
+
+
+def draw_samples(study: DrawnStudy, epochs: Sequence[int], *, scale: int = 1) -> None:
+    """Put pictures where training puts its samples, of two prompts and two seeds."""
+    drawing = study.config.grid.drawing.drawing().to_json()
+    for epoch, prompt, seed in product(epochs, ("kanachan, 1girl", "koharu reads (a book:1.2)"), (42, 43)):
+        rng = Random(f"sample/{epoch}/{prompt}/{seed}")
+        picture = render(scene([dressed(CAST[prompt.split()[0].strip(",")], rng)], rng, background="white")).image
+        slug = re.sub(r"[^a-z0-9]+", "-", prompt).strip("-")
+        path = study.layout.samples(study.trial, epoch) / f"{slug}-{seed}-0123abcd.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.resize((picture.width * scale, picture.height * scale)).save(path)
+        facts = {"prompt": prompt, "negative": "", "seed": seed, "drawing": drawing, "epoch": epoch}
+        path.with_suffix(".json").write_text(json.dumps(facts))
 
 
 @contextmanager

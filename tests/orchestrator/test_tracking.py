@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +29,7 @@ from orchestrator.tracking import Origin, Tracker
 from orchestrator.tracking.identity import STUDY, study_run_id, trial_run_id
 from orchestrator.tracking.live import LiveCurve, leader
 from tests.orchestrator import scripted, wandb_log
-from tests.orchestrator.drawn_study import BASE, DATASET, DrawnStudy, draw_study
+from tests.orchestrator.drawn_study import BASE, DATASET, DrawnStudy, draw_samples, draw_study
 
 ROOT = Path(__file__).parents[2]
 KEY = "0123456789" * 4
@@ -55,12 +57,16 @@ def track(
     """One run of the driver: `before` is on the ledger already, `events` happen now."""
     warned = warn or Warned()
     state = replay(before)
-    tracker = Tracker.open(config, layout, origin=Origin(BASE, DATASET), warn=warned)
-    for event in events:
-        state.apply(event)
-        tracker.record(event, state)
-    tracker.finish(state)
-    wandb.teardown()
+    with warnings.catch_warnings():
+        # The client leaves the folders of its artifacts to the garbage collector, whenever that comes.
+        warnings.filterwarnings("ignore", "Implicitly cleaning up", ResourceWarning)
+        tracker = Tracker.open(config, layout, origin=Origin(BASE, DATASET), warn=warned)
+        for event in events:
+            state.apply(event)
+            tracker.record(event, state)
+        tracker.finish(state)
+        wandb.teardown()
+        gc.collect()
     return warned
 
 
@@ -431,3 +437,28 @@ def test_a_server_that_is_not_there_leaves_a_local_run_and_no_key(fresh: DrawnSt
     assert segment.parent.name.startswith("offline-")
     assert [r["epoch"] for r in rows_with(wandb_log.history(segment), "eval/rate")] == [1, 2, 3]
     assert files_with(tmp_path, KEY) == []
+
+
+def test_what_training_drew_is_told_once_its_epoch_is_over(fresh: DrawnStudy) -> None:
+    events = list(read_events(fresh.layout.ledger))
+    saved = [number for number, event in enumerate(events) if event.kind == "checkpoint_saved"]
+    draw_samples(fresh, (0, 1, 2))
+    assert track(fresh.config, fresh.layout, [], events[: saved[1] + 1]).lines == []
+    (first,) = segments(fresh)
+    rows = rows_with(wandb_log.history(first), "samples/kanachan-1girl.count")
+    assert [row["epoch"] for row in rows] == [0, 1], "those of epoch 2 may still be drawn"
+    assert {row["samples/koharu-reads-a-book-1-2.count"] for row in rows} == {2}, "one for each seed"
+    assert wandb_log.metrics(first)["samples/*"] == "epoch"
+    draw_samples(fresh, (3,))
+    track(fresh.config, fresh.layout, events[: saved[1] + 1], events[saved[1] + 1 :])
+    second = next(path for path in segments(fresh) if path != first)
+    rows = rows_with(wandb_log.history(second), "samples/kanachan-1girl.count")
+    assert [row["epoch"] for row in rows] == [2, 3]
+    captions = rows[0]["samples/kanachan-1girl.captions"]
+    assert captions == ["seed 42: kanachan, 1girl", "seed 43: kanachan, 1girl"]
+    files = [second.parent / "files" / name for name in rows[0]["samples/kanachan-1girl.filenames"]]
+    with (
+        Image.open(files[0]) as shown,
+        Image.open(fresh.layout.samples(fresh.trial, 2) / "kanachan-1girl-42-0123abcd.png") as drawn,
+    ):
+        assert shown.convert("RGB").tobytes() == drawn.convert("RGB").tobytes()

@@ -25,6 +25,7 @@ from tests.trainer.small_datasets import TRIGGERS, put, read
 from trainer.config import DrawnDataset, SamplesConfig, TrainConfig
 from trainer.drawn import ensure_drawn_dataset
 from trainer.facts import StepLogged
+from trainer.sampled import sampled
 from trainer.samples import default_prompts, is_due
 from trainer.trial import run_trial
 
@@ -53,6 +54,17 @@ def drawn(layout: Layout) -> dict[str, bytes]:
     """Every sample, by its place below the trial's folder."""
     folder = layout.trial("main") / "samples"
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.png"))}
+
+
+def test_who_looks_later_reads_them_back(study: Layout) -> None:
+    found = sampled(study, "main")
+    assert {study.relative(one.path).removeprefix("trials/main/samples/") for one in found} == set(drawn(study))
+    assert [(one.prompt, one.seed, one.epoch) for one in found] == [
+        (prompt, 5, epoch) for prompt in sorted(PROMPTS) for epoch in (0, 2, 3)
+    ]
+    assert {one.slug for one in found} == {"kanachan-1girl", "a-drawing-of-koharu-1-2", "keichan"}
+    assert len({one.setting for one in found}) == 1
+    assert [one.epoch for one in sampled(study, "main", after=2)] == [3, 3, 3]
 
 
 def test_the_first_the_last_and_every_second_epoch_are_drawn(study: Layout) -> None:
