@@ -35,7 +35,7 @@ def dataset_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_killed_at_random_micro_steps_it_ends_in_the_same_bytes(tmp_path: Path, kills: int, seed: int) -> None:
     """Shuffled and dropped tags, mirrored pictures, several shapes, a balanced cast: everything that is drawn."""
     # Twenty kills need a longer trial, or it is over before the last of them.
-    varied = VARIED.model_copy(update={"epochs": 3 if kills < 10 else 12})
+    varied = VARIED.model_copy(update={"epochs": 2 if kills < 10 else 12})
     root = varied_dataset(tmp_path / "dataset")
     undisturbed = saved(run_trial(make_job(tmp_path / "undisturbed", root, varied)))
     study = tmp_path / "killed"

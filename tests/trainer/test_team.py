@@ -19,7 +19,7 @@ from trainer.checkpoints import published_checkpoints
 from trainer.team import Team, join_team
 from trainer.trial import run_trial
 
-MEMBER = Path(__file__).with_name("team_member.py")
+TEAM = Path(__file__).with_name("team_of_two.py")
 
 
 def free_port() -> int:
@@ -27,23 +27,20 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def start(rank: int, port: int, study: Path, dataset: Path) -> subprocess.Popen[str]:
-    about = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    environment = os.environ | {name: str(value) for name, value in about.items()}
-    environment |= {"GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(MEMBER), str(study), str(dataset)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def train_together(study: Path, dataset: Path, out: Path) -> list[list[float]]:
+    """The losses that each of two processes saw."""
+    out.mkdir()
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(TEAM), str(free_port()), str(study), str(dataset), str(out)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads((out / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 
 def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
     root, study = varied_dataset(tmp_path / "dataset"), tmp_path / "together"
     alone = list(run_trial(make_job(tmp_path / "alone", root, VARIED)))
-    port = free_port()
-    members = [start(rank, port, study, root) for rank in (0, 1)]
-    outputs = [member.communicate(timeout=300) for member in members]
-    for member, (_, errors) in zip(members, outputs, strict=True):
-        assert member.returncode == 0, errors
-    curves = [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+    curves = train_together(study, root, tmp_path / "curves")
     assert curves[0] == curves[1], "everybody knows the loss of the whole step"
     assert curves[0] == pytest.approx(losses(alone), rel=1e-4)
     published = published_checkpoints(Layout(study), "main")
