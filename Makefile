@@ -16,7 +16,7 @@ quickstart: environment ## run the small study end to end on this machine (no GP
 test: lint ## lint, then run every test, as many at once as there are cores
 	@$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
-soak: environment ## run the long tests, which `make test` leaves out
+soak: environment ## run the long tests, which `make test` leaves out; ROUNDS=4 for four times as many random moments
 	@$(RUN) -m pytest -m soak
 
 lint: environment ## ruff (rules and format) and mypy

@@ -177,7 +177,7 @@ class VolumeConfig(_Frozen):
     seal_every_s: PositiveFloat = 10.0
     """How often new facts go to the volume: at most so much is lost with the machine, besides work in flight."""
     wait_s: PositiveFloat = 900.0
-    """In the end a run waits for its uploads; it gives up when none gets through for so long."""
+    """In the end a run waits for its uploads; it gives up when not a byte of a file gets through for so long."""
 
     @model_validator(mode="before")
     @classmethod

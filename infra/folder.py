@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from infra.progress import Moved, unheard
 from infra.store import CHUNK, Listed, Measured
 from orchestrator.core.errors import AbsentError, DamagedError, VolumeError
 from orchestrator.core.files import flush_folder
@@ -34,13 +35,14 @@ class FolderStore:
         """A disk takes a file of any size in one piece."""
         return 0
 
-    def write(self, name: str, source: Path | bytes, measured: Measured) -> None:
+    def write(self, name: str, source: Path | bytes, measured: Measured, moved: Moved = unheard) -> None:
         """Raises DamagedError when the source is not what was measured any more."""
         with self._aside(name) as (aside, stream):
             copied = hashlib.sha256()
             for chunk in _chunks(source):
                 copied.update(chunk)
                 stream.write(chunk)
+                moved(len(chunk))
             if copied.hexdigest() != measured.sha256:
                 raise DamagedError("the file changed while it was read", where=str(source), fix="publish it again")
             _flush(stream)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from infra.progress import Progress
 from infra.volume import Volume
 from orchestrator.core.errors import AbsentError, DamagedError, VolumeError
 from orchestrator.core.identity import file_sha256
@@ -68,12 +69,20 @@ def sample_group(layout: Layout, sample: Sample) -> Group:
     return _with_json(layout, sample.image, sample.sha256)
 
 
-def publish(layout: Layout, volume: Volume, groups: Iterable[Group], done: Done = lambda _: None) -> Outcome:
+def publish(
+    layout: Layout,
+    volume: Volume,
+    groups: Iterable[Group],
+    done: Done = lambda _: None,
+    progress: Progress | None = None,
+) -> Outcome:
     """Publish what the volume does not hold yet; `done` hears of each group. Raises VolumeError in an outage.
 
-    A file that was made anew replaces the one on the volume, which goes to quarantine there.
+    `progress` counts what goes of larger files. A file that was made anew replaces the one on the volume, which goes to
+    quarantine there.
     """
-    return _spread(lambda group: _publish(layout, volume, group), groups, done)
+    counted = progress or Progress()
+    return _spread(lambda group: _publish(layout, volume, group, counted), groups, done)
 
 
 def fetch(layout: Layout, volume: Volume, groups: Iterable[Group], done: Done = lambda _: None) -> Outcome:
@@ -81,12 +90,14 @@ def fetch(layout: Layout, volume: Volume, groups: Iterable[Group], done: Done = 
     return _spread(lambda group: _fetch(layout, volume, group), groups, done)
 
 
-def replace(volume: Volume, key: str, source: Path | bytes) -> bool:
+def replace(volume: Volume, key: str, source: Path | bytes, progress: Progress | None = None) -> bool:
     """Publish a file that is made from others and may be made again, like the report; False when it is there already.
 
     For a moment in between there is none, which a reader must take for not made yet.
     """
-    aside = volume.put_aside(key, source)
+    progress = progress or Progress()
+    aside = volume.put_aside(key, source, moved=progress.begin(key))
+    progress.end(key)
     there = volume.find(key)
     if there is not None and there.sha256 == aside.file.sha256:
         if aside.file.token:
@@ -97,7 +108,7 @@ def replace(volume: Volume, key: str, source: Path | bytes) -> bool:
     return True
 
 
-def _publish(layout: Layout, volume: Volume, group: Group) -> Outcome:
+def _publish(layout: Layout, volume: Volume, group: Group, progress: Progress) -> Outcome:
     outcome = Outcome()
     for file in group:
         path = layout.resolve(file.key)
@@ -111,10 +122,11 @@ def _publish(layout: Layout, volume: Volume, group: Group) -> Outcome:
                 there = None
             if there is not None and there.sha256 == sha256:
                 continue
-            aside = volume.put_aside(file.key, source, expect=sha256)
+            aside = volume.put_aside(file.key, source, expect=sha256, moved=progress.begin(file.key))
             if there is not None:
                 volume.quarantine(file.key, "made anew")
             volume.publish(aside)
+            progress.end(file.key)
             outcome.sent.append(file.key)
             outcome.size += aside.file.size
         except (FileNotFoundError, AbsentError):

@@ -21,6 +21,7 @@ from typing import Any
 
 from infra.config import S3Config
 from infra.dialects import Dialect
+from infra.progress import Furthest, Moved, unheard
 from infra.s3_client import S3Client, pieces
 from infra.s3_errors import failures
 from infra.store import Listed, Measured
@@ -56,25 +57,25 @@ class S3Store:
     def part_bytes(self, size: int) -> int:
         return self.dialect.part_bytes_for(size)
 
-    def write(self, name: str, source: Path | bytes, measured: Measured) -> None:
+    def write(self, name: str, source: Path | bytes, measured: Measured, moved: Moved = unheard) -> None:
         """One request for a file that fits in a part; otherwise parts, which show nothing until they are joined."""
         kept: dict[str, Any] = {"Metadata": {"sha256": measured.sha256}} if self.dialect.keeps_metadata else {}
         if len(measured.part_md5) > 1:
             if isinstance(source, bytes):
                 raise ValueError("a large object is written from a file")
-            self._write_in_parts(name, source, measured, kept)
+            self._write_in_parts(name, source, measured, kept, moved)
             return
-        with closing(_part(source, 0, measured.size)) as body:
+        with closing(_part(source, 0, measured.size, moved)) as body:
             self.client.ask("put_object", name, Body=body, ContentMD5=_text(measured.part_md5[0]), **kept)
 
-    def _write_in_parts(self, name: str, source: Path, measured: Measured, kept: dict[str, Any]) -> None:
+    def _write_in_parts(self, name: str, source: Path, measured: Measured, kept: dict[str, Any], moved: Moved) -> None:
         upload = self.client.ask("create_multipart_upload", name, needs="UploadId", **kept)["UploadId"]
         stopped = threading.Event()
 
         def send(index: int) -> dict[str, Any]:
             if stopped.is_set():
                 raise VolumeError("the upload was given up", where=self.client.where(name))
-            with closing(_part(source, index * measured.part_bytes, measured.part_bytes)) as body:
+            with closing(_part(source, index * measured.part_bytes, measured.part_bytes, moved)) as body:
                 answer = self.client.ask(
                     "upload_part",
                     name,
@@ -197,10 +198,11 @@ def _text(md5: bytes) -> str:
     return b64encode(md5).decode()
 
 
-def _part(source: Path | bytes, start: int, size: int) -> Any:
-    """A readable piece of a file, which is not held in memory."""
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
+def _part(source: Path | bytes, start: int, size: int, moved: Moved) -> Any:
+    """A readable piece of a file, which is not held in memory. It counts what is read to be sent, not to be signed."""
     from s3transfer.utils import ReadFileChunk
 
-    return ReadFileChunk.from_filename(str(source), start, size)
+    heard = [Furthest(moved)]
+    if isinstance(source, bytes):
+        return ReadFileChunk(io.BytesIO(source), size, size, heard, enable_callbacks=False)
+    return ReadFileChunk.from_filename(str(source), start, size, heard, enable_callbacks=False)

@@ -114,7 +114,7 @@ class S3Client:
         with self._making:
             self._session = self._session or _session()
             if read_s not in self._clients:
-                self._clients[read_s] = self._session.client(
+                client = self._session.client(
                     "s3",
                     endpoint_url=self.config.endpoint or None,
                     region_name=self.config.signs_for,
@@ -128,6 +128,8 @@ class S3Client:
                         response_checksum_validation="when_required",
                     ),
                 )
+                _count_what_is_sent(client)
+                self._clients[read_s] = client
             return self._clients[read_s]
 
     def pause(self, attempt: int, error: Exception, name: str, attempts: int = 0) -> None:
@@ -157,6 +159,14 @@ def pieces(body: Any, size: int, patience: Patience) -> Iterator[bytes]:
             if brought < patience.progress_bytes and size > 0:
                 raise TimeoutError
             began, brought = now, 0
+
+
+def _count_what_is_sent(client: Any) -> None:
+    """A body is read once more before it goes, to sign it: `ReadFileChunk` is told which reading is which."""
+    from s3transfer.utils import signal_not_transferring, signal_transferring
+
+    client.meta.events.register_first("request-created.s3", signal_not_transferring)
+    client.meta.events.register_last("request-created.s3", signal_transferring)
 
 
 def _code(error: Exception) -> str:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from infra.progress import Moved, unheard
+
 CHUNK = 2**20
 
 
@@ -65,8 +67,11 @@ class Store(Protocol):
     def part_bytes(self, size: int) -> int:
         """Size of the parts a file of `size` bytes is to be measured in; 0 when the store needs none."""
 
-    def write(self, name: str, source: Path | bytes, measured: Measured) -> None:
-        """Store a whole object, which has the measured content, or nothing."""
+    def write(self, name: str, source: Path | bytes, measured: Measured, moved: Moved = unheard) -> None:
+        """Store a whole object, which has the measured content, or nothing. `moved` hears of a file's bytes as they go.
+
+        What is sent again is not heard of again.
+        """
 
     def create(self, name: str, data: bytes) -> bool:
         """Store a small object under a name that is free; False when it is taken."""

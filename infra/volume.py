@@ -37,6 +37,7 @@ from infra.marker import (
     quarantine_name,
     split_content_name,
 )
+from infra.progress import Moved, unheard
 from infra.store import Store, measure
 from orchestrator.core.errors import AbsentError, ConfigError, DamagedError, VolumeError
 from orchestrator.core.files import flush_folder, refused, write_whole
@@ -67,10 +68,11 @@ class Volume:
     cache: Cache | None = None
     """Where fetched files are kept on this machine, for the next one who wants them."""
 
-    def put_aside(self, key: str, source: Path | bytes, *, expect: str = "") -> Aside:
+    def put_aside(self, key: str, source: Path | bytes, *, expect: str = "", moved: Moved = unheard) -> Aside:
         """Store a file's content where nobody sees it. `expect` is the sha256 it is recorded with, if it is.
 
-        Raises DamagedError when the source is something else, AbsentError when there is none.
+        `moved` hears of a larger file's bytes as they go. Raises DamagedError when the source is something else,
+        AbsentError when there is none.
         """
         check_key(key)
         try:
@@ -88,7 +90,7 @@ class Volume:
                 return Aside(Published(key=key, sha256=measured.sha256, size=measured.size, token=""), source)
             token = secrets.token_hex(4)
             file = Published(key=key, sha256=measured.sha256, size=measured.size, token=token)
-            self.store.write(file.content_name, source, measured)
+            self.store.write(file.content_name, source, measured, moved)
         except FileNotFoundError as error:
             raise AbsentError("there is no such file to publish", where=str(error.filename)) from error
         except OSError as error:

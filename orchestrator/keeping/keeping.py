@@ -15,6 +15,7 @@ from orchestrator.core.layout import Layout
 from orchestrator.keeping.mirroring import Mirroring
 from orchestrator.keeping.packs import Packs
 from orchestrator.keeping.restoring import fetch_lacking, heal, join
+from orchestrator.keeping.uploads import read_uploads
 from orchestrator.planning.config import StudyConfig, parse_config
 from orchestrator.planning.wanted import Target
 from orchestrator.record.ledger import read_lines
@@ -118,6 +119,19 @@ def volume_of(layout: Layout) -> Volume | None:
     return None if place is None else open_volume(place)
 
 
+def _or_alone(error: VolumeError, config: StudyConfig, volume: Volume) -> VolumeError:
+    """Why a run cannot start while its volume is out of reach, and what this machine may do meanwhile.
+
+    Without the lease nobody knows whether another machine writes by now, so nothing may be published. What a folder
+    records alone can still join the volume later, when its ledger begins as the volume's does.
+    """
+    folder, uploads = config.volume.folder, read_uploads(config.layout())
+    if uploads is None or uploads.place != volume.store.place or not uploads.sealed_bytes:
+        return error
+    alone = f"volume={folder}: what it makes is sent when this command runs again"
+    return VolumeError(error.what, where=error.where, fix=f"{error.fix}; or go on in this folder alone with {alone}")
+
+
 @contextmanager
 def kept(
     config: StudyConfig,
@@ -133,7 +147,10 @@ def kept(
         yield None
         return
     volume = open_volume(place, patience=patience)
-    lease = acquire(volume.store, takeover=takeover, tell=tell, silence_s=silence_s)
+    try:
+        lease = acquire(volume.store, takeover=takeover, tell=tell, silence_s=silence_s)
+    except VolumeError as error:
+        raise _or_alone(error, config, volume) from error
     keeping = Keeping(config, volume, Beating(lease), tell)
     try:
         yield keeping

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from infra.mirror import File, Outcome, publish, replace
+from infra.progress import Progress
 from infra.segments import SEGMENT_BYTES, Sealed, next_lines, seal
 from infra.volume import Volume
 from orchestrator.core.errors import BusyError, StudyError, VolumeError
@@ -31,6 +32,7 @@ IDLE_S = 30.0
 """Training states within an epoch come without a fact: looked for this often."""
 FIRST_S = 30.0
 TELL_S = 30.0
+SHOW_S = 5.0
 STRAY_S = 24 * 3600.0
 """An upload that was begun so long ago and is not complete was left by a process that died: it costs money."""
 
@@ -60,6 +62,8 @@ class Mirroring:
         self._epochs = sealed_epochs(self.layout.ledger, sealed.size)
         """Recorded epochs by trial, as far as the ledger is sealed."""
         self._recorded = self._size()
+        self._progress = Progress(self._moved_on)
+        self._shown_at, self._showing = 0.0, threading.Lock()
         self._derived: dict[Path, int] = {}
         self._sent_states: set[str] = set()
         self._packs, self._packs_due, self._training = packs, threading.Event(), set[str]()
@@ -101,25 +105,26 @@ class Mirroring:
         """Not a fact."""
 
     def finish(self, wait_s: float, say: Callable[[str], None]) -> None:
-        """Wait until everything is on the volume. Raises VolumeError when nothing gets through for `wait_s` seconds."""
+        """Wait until everything is on the volume. Raises VolumeError when not a byte gets through for `wait_s` s."""
         self._recorded = self._size()
         self._packs_due.set()
         self._ending.set()
         self._woken.set()
-        at, since, told = -1, time.monotonic(), 0.0
+        at, since = -1, time.monotonic()
+        tell_at = since + 1
         while self._thread.is_alive():
             now = time.monotonic()
             if self.uploads.moves != at:
                 at, since = self.uploads.moves, now
             if now - since > wait_s:
                 raise VolumeError(
-                    f"{self._waiting()}; {self.uploads.outage or 'no upload ended'}",
+                    f"{self._waiting()}; {self.uploads.outage or f'nothing got through for {wait_s:.0f} s'}",
                     where=self.volume.store.place,
                     fix="everything is in the study's folder; the same command sends the rest",
                 )
-            if now - told > TELL_S and now - since > 1:
+            if now > tell_at:
                 say(f"waiting for uploads | {self.volume.store.place} | {self._waiting()}{self._why()}")
-                told = now
+                tell_at = now + TELL_S
             with self._moved:
                 self._moved.wait(0.2)
         if self._fault is not None:
@@ -172,10 +177,11 @@ class Mirroring:
         lines = next_lines(self.layout.ledger, self.sealed.size, self._recorded)
         events = [Event.from_line(line) for line in lines.decode().splitlines()]
         epochs = {trial: set(known) for trial, known in self._epochs.items()}
-        outcome = publish(self.layout, self.volume, files_after(self.layout, events, epochs), self._count)
+        groups = files_after(self.layout, events, epochs)
+        outcome = publish(self.layout, self.volume, groups, self._count, self._progress)
         states = states_to_keep(self.layout, epochs)
         kept = [(File(key),) for keys in states.values() for key in keys if key not in self._sent_states]
-        outcome.add(publish(self.layout, self.volume, kept, self._count))
+        outcome.add(publish(self.layout, self.volume, kept, self._count, self._progress))
         self._sent_states.update(key for keys in states.values() for key in keys if key not in outcome.lacking)
         if lines:
             self._holds()
@@ -189,13 +195,27 @@ class Mirroring:
         """Send one pack of the caches, if any waits: facts come first. Whether more packs wait."""
         due = self._packs_due.is_set()
         self._packs_due.clear()
-        if not due or self._packs is None or not self._packs.send(self._count):
+        if not due or self._packs is None or not self._packs.send(self._count, self._progress):
             return False
         self._packs_due.set()
         return True
 
     def _count(self, outcome: Outcome) -> None:
         self.uploads.add(len(outcome.sent), outcome.size, outcome.lacking)
+        self._show()
+
+    def _moved_on(self) -> None:
+        """A larger file has come further than ever."""
+        self.uploads.move()
+        self._show()
+
+    def _show(self) -> None:
+        """Write down now and then how far it is; threads that come together do it once."""
+        if time.monotonic() - self._shown_at > SHOW_S and self._showing.acquire(blocking=False):
+            try:
+                self._write_progress()
+            finally:
+                self._showing.release()
 
     def _drop_older(self, states: dict[str, list[str]], sent: list[str]) -> None:
         """Retention on the volume is that of the folder's newest: what was just sent replaces what was before it."""
@@ -213,7 +233,7 @@ class Mirroring:
             with suppress(FileNotFoundError):
                 changed = path.stat().st_mtime_ns
                 if self._derived.get(path) != changed:
-                    replace(self.volume, self.layout.relative(path), path)
+                    replace(self.volume, self.layout.relative(path), path, self._progress)
                     self._derived[path] = changed
 
     def _healthy(self) -> None:
@@ -234,7 +254,8 @@ class Mirroring:
 
     def _write_progress(self) -> None:
         self.uploads.waiting_bytes = max(0, self._size() - self.sealed.size)
-        self.uploads.sealed_bytes = self.sealed.size
+        self.uploads.sealed_bytes, self.uploads.under_way = self.sealed.size, self._progress.size
+        self._shown_at = time.monotonic()
         with suppress(VolumeError):
             write_uploads(self.layout, self.uploads)
         with self._moved:
@@ -243,7 +264,8 @@ class Mirroring:
     def _waiting(self) -> str:
         lines = next_lines(self.layout.ledger, self.sealed.size, self._size())
         more = self._size() - self.sealed.size > len(lines)
-        return f"{'over ' if more else ''}{len(lines.splitlines())} facts and their files to go"
+        gone = f" ({self._progress.size / 1e6:.1f} MB of unfinished ones have gone)" if self._progress.size else ""
+        return f"{'over ' if more else ''}{len(lines.splitlines())} facts and their files to go{gone}"
 
     def _size(self) -> int:
         try:

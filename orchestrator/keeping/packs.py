@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from infra.mirror import File, Outcome, fetch, publish
+from infra.progress import Progress
 from infra.volume import Volume
 from orchestrator.core.errors import AbsentError, DamagedError, StudyError
 from orchestrator.core.files import write_whole
@@ -38,12 +39,12 @@ class Packs:
         """Entries on the volume by pack; None while nobody has looked."""
         self._unsound: set[str] = set()
 
-    def send(self, done: Callable[[Outcome], None] = lambda _: None) -> bool:
+    def send(self, done: Callable[[Outcome], None] = lambda _: None, progress: Progress | None = None) -> bool:
         """Publish one pack of what the volume lacks; whether there may be more. An outage is told, and is the end."""
         try:
             entries, full = self._next(frozenset().union(*self._known().values()))
             if entries:
-                self._seal(entries, done)
+                self._seal(entries, done, progress)
         except (StudyError, OSError) as error:
             self._tell(f"caches stay on this machine for now | {error}")
             return False
@@ -107,12 +108,12 @@ class Packs:
             entries[name], size = content, size + len(content)
         return entries, False
 
-    def _seal(self, entries: Mapping[str, bytes], done: Callable[[Outcome], None]) -> None:
+    def _seal(self, entries: Mapping[str, bytes], done: Callable[[Outcome], None], progress: Progress | None) -> None:
         content = _tar(entries)
         pack = hashlib.sha256(content).hexdigest()
         index = json.dumps({"entries": sorted(entries)}).encode() + b"\n"
         group = (File(_pack(pack), pack, content), File(_index(pack), content=index))
-        outcome = publish(self._layout, self._volume, [group], done)
+        outcome = publish(self._layout, self._volume, [group], done, progress)
         if not outcome.lacking:
             self._known()[pack] = frozenset(entries)
 

@@ -24,6 +24,8 @@ class Uploads:
     """Bytes of them."""
     sealed_bytes: int = 0
     """Of the ledger, on the volume."""
+    under_way: int = 0
+    """Bytes that have gone of larger files which are not there yet."""
     waiting_bytes: int = 0
     """Of the ledger: the facts that follow are not there yet, nor are the files they name."""
     lacking: dict[str, str] = field(default_factory=dict)
@@ -33,15 +35,20 @@ class Uploads:
     outage_since: float | None = None
     """Unix seconds."""
     moves: int = 0
-    """Grows with everything that gets through."""
+    """Grows with everything that gets through, were it a piece of a file."""
     moved_at: float = 0.0
     """When something got through last: Unix seconds, for people."""
 
     def add(self, files: int, size: int, lacking: dict[str, str]) -> None:
         """Take in what got through."""
-        self.files, self.size, self.moves = self.files + files, self.size + size, self.moves + 1
-        self.moved_at = round(time.time(), 3)
+        self.files, self.size = self.files + files, self.size + size
+        self.move()
         self.lacking = dict([*self.lacking.items(), *lacking.items()][-100:])
+
+    def move(self) -> None:
+        """Something got through: a file, or more of one than ever before."""
+        self.moves += 1
+        self.moved_at = round(time.time(), 3)
 
     def line(self) -> str:
         """For people."""
@@ -52,7 +59,8 @@ class Uploads:
         if not self.waiting_bytes:
             return f"{self.place}{sent} | nothing waits"
         quiet = f", none got through for {_ago(self.moved_at)}" if self.moved_at < time.time() - QUIET_S else ""
-        return f"{self.place}{sent} | {self.waiting_bytes / 1000:.1f} kB of facts wait with their files{quiet}"
+        gone = f", {self.under_way / 1e6:.1f} MB of unfinished ones have gone" if self.under_way else ""
+        return f"{self.place}{sent} | {self.waiting_bytes / 1000:.1f} kB of facts wait with their files{gone}{quiet}"
 
 
 def write_uploads(layout: Layout, uploads: Uploads) -> None:

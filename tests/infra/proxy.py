@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
+
+BUFFER = 65536
 
 
 @dataclass(eq=False)
@@ -18,26 +21,32 @@ class Fault:
     `lasting`, all other connections suffer too from the first strike on.
     """
 
-    kind: Literal["cut", "stall", "trickle"]
+    kind: Literal["cut", "stall", "trickle", "slow"]
     towards: Literal["client", "server"] = "client"
     after: int = 0
     match: bytes = b""
     times: int = 1_000_000
     lasting: bool = False
+    rate: int = 0
+    """Of a `slow` line: bytes a second, of all connections together, in either direction; nothing else befalls it."""
 
 
 class Proxy:
     """Passes connections on to a port of this machine, and does to them what `set` says."""
 
-    def __init__(self, upstream: int) -> None:
-        self.upstream = upstream
+    def __init__(self, upstream: int, buffer: int = BUFFER) -> None:
+        """`buffer`: about how many bytes of a connection wait here, instead of with the sender."""
+        self.upstream, self.buffer = upstream, buffer
         self.suffered = 0
         """Connections that suffered the present fault."""
         self.to_client = 0
         """Bytes that reached clients since `set`."""
         self._fault: Fault | None = None
+        self._free_at = 0.0
         self._lock, self._closing = threading.Lock(), threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        if buffer != BUFFER:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         self._open: set[socket.socket] = set()
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
@@ -88,6 +97,15 @@ class Proxy:
         with self._lock:
             self.to_client += size
 
+    def let_through(self, size: int, fault: Fault) -> None:
+        """Wait until the slow line has carried so many bytes more."""
+        with self._lock:
+            now = time.monotonic()
+            self._free_at = max(self._free_at, now) + size / fault.rate
+            due = self._free_at
+        while self.current is fault and (left := due - time.monotonic()) > 0 and not self.wait(min(left, 0.1)):
+            pass
+
     @property
     def current(self) -> Fault | None:
         with self._lock:
@@ -110,7 +128,9 @@ class _Flow:
 
     def pump(self, source: socket.socket, target: socket.socket, towards: Literal["client", "server"]) -> None:
         try:
-            while data := source.recv(65536):
+            while data := source.recv(self.proxy.buffer):
+                if (line := self.proxy.current) is not None and line.kind == "slow":
+                    self.proxy.let_through(len(data), line)
                 fault = self._look(data, towards)
                 if fault is not None:
                     before = max(0, fault.after - self.passed[towards])
@@ -132,7 +152,7 @@ class _Flow:
         fault = self.proxy.current
         if fault is not self.seen:
             self.seen, self.passed, self.matched = fault, {"client": 0, "server": 0}, False
-        if fault is None:
+        if fault is None or fault.kind == "slow":
             return None
         if towards == "server":
             self.matched = bool(fault.match) and (self.matched or fault.match in data)
@@ -159,9 +179,9 @@ def _shut(sock: socket.socket) -> None:
 
 
 @contextmanager
-def proxied(upstream: int) -> Iterator[Proxy]:
+def proxied(upstream: int, buffer: int = BUFFER) -> Iterator[Proxy]:
     """A proxy in front of a port, gone when the block ends."""
-    proxy = Proxy(upstream)
+    proxy = Proxy(upstream, buffer)
     try:
         yield proxy
     finally:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PROGRAMS = Path(sys.executable).parent
+ROOT = Path(__file__).resolve().parents[2]
 START_S = 60.0
 RINGS = """
 import json, sys
@@ -125,14 +126,15 @@ def swift(folder: Path, credentials: Credentials) -> Iterator[Server]:
             f"[DEFAULT]\nbind_port = {ports[service]}\ndevices = {folder / 'node'}\nmount_check = false\n{common}"
             f"[pipeline:main]\npipeline = {service}-server\n[app:{service}-server]\nuse = egg:swift#{service}\n"
         )
+    known = f"user_{credentials.account}_{credentials.user} = {credentials.secret} .admin"
     filters = {
         "catch_errors": "",
-        "cache": "",
+        "cache": "paste.filter_factory = tests.infra.swift_cache:filter_factory",
         "etag_quoter": "",
         "listing_formats": "",
         "bulk": "",
-        "s3api": "",
-        "tempauth": f"user_{credentials.account}_{credentials.user} = {credentials.secret} .admin\n",
+        "s3api": "use = egg:swift#s3api\nmin_segment_size = 1048576",
+        "tempauth": f"use = egg:swift#tempauth\n{known}",
         "copy": "",
         "slo": "",
         "versioned_writes": "",
@@ -142,10 +144,7 @@ def swift(folder: Path, credentials: Credentials) -> Iterator[Server]:
         f"[DEFAULT]\nbind_port = {ports['proxy']}\n{common}"
         f"[pipeline:main]\npipeline = {' '.join(filters)} proxy-server\n"
         "[app:proxy-server]\nuse = egg:swift#proxy\naccount_autocreate = true\n"
-        + "".join(
-            f"[filter:{name}]\nuse = egg:swift#{'memcache' if name == 'cache' else name}\n{more}"
-            for name, more in filters.items()
-        )
+        + "".join(f"[filter:{name}]\n{more or f'use = egg:swift#{name}'}\n" for name, more in filters.items())
     )
     commands = {name: [_program(f"swift-{name}-server"), str(folder / f"{name}-server.conf")] for name in ports}
     server = Server(ports["proxy"], folder, commands, ports)
@@ -180,7 +179,8 @@ def _program(name: str) -> str:
 
 def _environment() -> dict[str, str]:
     """A server's environment: without the credentials of its clients."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    return {**kept, "PYTHONPATH": str(ROOT)}
 
 
 def _free_ports(count: int) -> list[int]:

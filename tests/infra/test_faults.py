@@ -314,9 +314,9 @@ def test_a_file_that_changes_while_it_is_sent_is_refused(faulty: Faulty, make: M
     store = volume.store
 
     class Late:
-        def write(self, name: str, path: Path, measured: object) -> None:
+        def write(self, name: str, path: Path, measured: object, moved: object) -> None:
             path.write_bytes(bytes(SMALL_BYTES + 1))
-            store.write(name, path, measured)  # type: ignore[arg-type]
+            store.write(name, path, measured, moved)  # type: ignore[arg-type]
 
         def __getattr__(self, name: str) -> object:
             return getattr(store, name)

@@ -46,6 +46,7 @@ from tests.infra.proxy import Fault, proxied
 from tests.infra.servers import Server
 from tests.orchestrator.scripted import ScriptedTrainer, ScriptedWorkers
 from tests.orchestrator.test_run import study_config
+from tests.soaking import seeds
 from trainer.states import FILE
 
 EPOCHS = 3
@@ -188,7 +189,7 @@ def gone() -> None:
     raise Killed
 
 
-@pytest.mark.parametrize("seed", [*range(5), *(pytest.param(n, marks=pytest.mark.soak) for n in range(5, 40))])
+@pytest.mark.parametrize("seed", [*range(5), *(pytest.param(n, marks=pytest.mark.soak) for n in seeds(5, 20))])
 def test_machines_that_are_lost_at_random_moments_make_one_whole_study(
     tmp_path: Path, undisturbed: tuple[StudyState, list[str]], seed: int
 ) -> None:
@@ -397,6 +398,50 @@ def test_a_machine_that_was_taken_over_stops_and_later_takes_part_again(tmp_path
         (aside,) = here.layout().quarantine.glob("ledger.jsonl.*")
         assert aside.read_bytes() == own
     assert known(here).choice == known(there).choice
+
+
+@pytest.mark.parametrize("meanwhile", ["nobody", "another machine"])
+def test_a_machine_cut_off_from_its_volume_may_go_on_alone_and_joins_it_later(
+    strict: Server, tmp_path: Path, undisturbed: tuple[StudyState, list[str]], meanwhile: str
+) -> None:
+    """It is told how, publishes nothing, and what it made is sent later, or set apart when another one went on."""
+    with proxied(strict.port) as proxy:
+        place = store_at(proxy.endpoint, "strict").config
+        here, there = config_of(tmp_path / "here", place), config_of(tmp_path / "there", place)
+        assert run(here, after=4) == INTERRUPTED
+        proxy.set(Fault("cut", towards="server", after=0, lasting=True))
+        with pytest.raises(VolumeError, match="no connection that lasts") as error:
+            run(here)
+        assert error.value.fix.endswith(
+            f"or go on in this folder alone with volume={here.volume.folder}: "
+            "what it makes is sent when this command runs again"
+        )
+        with pytest.raises(VolumeError) as elsewhere:
+            run(there)
+        assert "alone" not in elsewhere.value.fix, "nothing here is known to be the volume's study"
+        proxy.set(None)
+        before = set(volume_of(here).keys())
+        proxy.set(Fault("cut", towards="server", after=0, lasting=True))
+        volume = type(here.volume).model_validate(here.volume.folder)
+        assert run(here.model_copy(update={"volume": volume})) == 0
+        assert results(known(here)) == results(undisturbed[0])
+        own = here.layout().ledger.read_bytes()
+        proxy.set(None)
+        assert set(volume_of(here).keys()) == before
+        if meanwhile == "another machine":
+            assert run(there) == 0
+        made, heard = calls(tmp_path / "here"), list[str]()
+        assert run(here, tell=heard.append) == 0
+        assert calls(tmp_path / "here") == made
+        assert results(known(here)) == results(undisturbed[0])
+        if meanwhile == "another machine":
+            assert here.layout().ledger.read_bytes().startswith(there.layout().ledger.read_bytes())
+            (aside,) = here.layout().quarantine.glob("ledger.jsonl.*")
+            assert aside.read_bytes() == own
+        else:
+            assert here.layout().ledger.read_bytes().startswith(own)
+            assert run(there) == 0
+            assert calls(tmp_path / "there") == []
 
 
 def test_another_study_of_the_same_name_is_refused(tmp_path: Path) -> None:

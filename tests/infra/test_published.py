@@ -24,6 +24,8 @@ from tests.infra.conftest import PART
 KEY = "trials/main/epoch-0003/adapter.safetensors"
 SIZES = {"empty": 0, "small": 300, "at the limit": SMALL_BYTES, "large": SMALL_BYTES + 1, "in parts": PART + 1}
 Make = Callable[..., Path]
+ELSEWHERE_TOO = pytest.param("gateway", marks=pytest.mark.soak)
+"""A third server tells little that two have not told: it is asked in the soak."""
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=list(SIZES))
@@ -224,6 +226,7 @@ def test_a_damaged_beginning_is_fetched_again(volume: Volume, make: Make, tmp_pa
     assert target.read_bytes() == source.read_bytes()
 
 
+@pytest.mark.parametrize("volume", ["folder", "strict", ELSEWHERE_TOO], indirect=True)
 def test_two_processes_fetch_one_file_to_one_place(volume: Volume, make: Make, tmp_path: Path) -> None:
     source, target = make(PART), tmp_path / "adapter.safetensors"
     volume.put(KEY, source)
@@ -242,7 +245,7 @@ def test_two_processes_fetch_one_file_to_one_place(volume: Volume, make: Make, t
 
 
 def test_files_are_not_held_in_memory(volume: Volume, make: Make, tmp_path: Path) -> None:
-    source = make(4 * PART)
+    source = make(16 * PART)
     volume.put("warm", make(PART + 1, "warm"))
     tracemalloc.start()
     try:
@@ -252,7 +255,7 @@ def test_files_are_not_held_in_memory(volume: Volume, make: Make, tmp_path: Path
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 2 * PART, "buffers of some parts under way, whatever the size of the file"
+    assert peak < 4 * PART, "buffers of some parts under way, whatever the size of the file"
 
 
 @pytest.mark.parametrize("key", ["../x", "/x", "a//b", "a/../b", ".hidden", "", "a/", "a b", "ä", "a\\b"])
@@ -277,14 +280,15 @@ def test_a_target_that_cannot_be_written(volume: Volume, make: Make, tmp_path: P
             volume.get(key, tmp_path / "file" / "below")
 
 
+@pytest.mark.parametrize("volume", ["folder", "strict", ELSEWHERE_TOO], indirect=True)
 def test_a_full_disk_delivers_nothing(volume: Volume, make: Make, tmp_path: Path) -> None:
-    """The process may write files of one megabyte; the fetch of a larger one fails, and goes on when there is room."""
+    """The process may write half a megabyte to a file; the fetch of more fails, and goes on when there is room."""
     source, target = make(PART), tmp_path / "back" / "adapter.safetensors"
     volume.put(KEY, source)
     code = (
         "import pickle, resource, signal, sys; from pathlib import Path\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**19, 2**19))\n"
         f"pickle.loads(bytes.fromhex(sys.argv[1])).get({KEY!r}, Path(sys.argv[2]))\n"
     )
     command = [sys.executable, "-c", code, pickle.dumps(volume).hex(), str(target)]

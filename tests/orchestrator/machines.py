@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 import psutil  # type: ignore[import-untyped]
 
@@ -41,6 +41,7 @@ class Cluster:
     """A head that only keeps the books, and machines that work, by name."""
 
     host: subprocess.Popen[str]
+    log: IO[str]
     address: str = ""
     raylets: dict[str, int] = field(default_factory=dict)
 
@@ -79,7 +80,11 @@ class Cluster:
         assert self.host.stdout is not None
         self.host.stdin.write(json.dumps(command) + "\n")
         self.host.stdin.flush()
-        answer: dict[str, Any] = json.loads(self.host.stdout.readline())
+        line = self.host.stdout.readline()
+        if not line:
+            self.log.seek(0)
+            raise RuntimeError(f"{command}: the cluster's own process is gone:\n{self.log.read()[-3000:]}")
+        answer: dict[str, Any] = json.loads(line)
         return answer
 
 
@@ -88,10 +93,13 @@ def cluster(**cpus: int) -> Iterator[Cluster]:
     """A head without room for work, and machines by name with so many CPUs."""
     command = [sys.executable, "-m", "tests.orchestrator.machines"]
     environment = {**os.environ, **ENVIRONMENT}
-    with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as host:
-        made = Cluster(host)
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as log,
+        subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+        ) as host,
+    ):
+        made = Cluster(host, log)
         try:
             made.start("head", 0)
             for pod, number in cpus.items():

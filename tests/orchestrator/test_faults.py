@@ -27,6 +27,7 @@ from tests.orchestrator.history import outcome, sound
 from tests.orchestrator.machines import ENVIRONMENT, Cluster, cluster
 from tests.orchestrator.scripted import target
 from tests.orchestrator.test_controller import no_waiting_for_the_disk, run  # noqa: F401 (for every test here)
+from tests.soaking import seeds
 
 DEADLINE_S = 240.0
 """Generous: starting processes takes long on a starved machine, and only a failure waits so long."""
@@ -179,7 +180,7 @@ def test_actors_machines_and_drivers_killed_and_frozen_at_random(
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", seeds(0, 3))
 def test_more_of_it(tmp_path: Path, machines: Cluster, undisturbed: dict[str, object], seed: int) -> None:
     rng, root = random.Random(seed), tmp_path / "study"
     strikes = rng.choices(["actor", "frozen actor", "machine", "driver"], weights=[6, 1, 1, 1], k=30)
