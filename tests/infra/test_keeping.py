@@ -328,10 +328,10 @@ def test_an_outage_never_stops_the_study_and_the_end_waits_for_the_uploads(
 
 
 def test_uploads_that_never_get_through_are_one_clear_line_and_the_next_run_sends_them(
-    strict: Server, tmp_path: Path
+    gateway: Server, tmp_path: Path
 ) -> None:
-    with proxied(strict.port) as proxy:
-        config = config_of(tmp_path / "here", store_at(proxy.endpoint, "strict").config, wait_s=0.5)
+    with proxied(gateway.port) as proxy:
+        config = config_of(tmp_path / "here", store_at(proxy.endpoint, "gateway").config, wait_s=0.5)
         broken = Fault("cut", towards="server", after=0, lasting=True)
         with pytest.raises(VolumeError, match="facts and their files to go") as error:
             run(config, after=2, then=lambda: proxy.set(broken))
@@ -402,11 +402,11 @@ def test_a_machine_that_was_taken_over_stops_and_later_takes_part_again(tmp_path
 
 @pytest.mark.parametrize("meanwhile", ["nobody", "another machine"])
 def test_a_machine_cut_off_from_its_volume_may_go_on_alone_and_joins_it_later(
-    strict: Server, tmp_path: Path, undisturbed: tuple[StudyState, list[str]], meanwhile: str
+    gateway: Server, tmp_path: Path, undisturbed: tuple[StudyState, list[str]], meanwhile: str
 ) -> None:
     """It is told how, publishes nothing, and what it made is sent later, or set apart when another one went on."""
-    with proxied(strict.port) as proxy:
-        place = store_at(proxy.endpoint, "strict").config
+    with proxied(gateway.port) as proxy:
+        place = store_at(proxy.endpoint, "gateway").config
         here, there = config_of(tmp_path / "here", place), config_of(tmp_path / "there", place)
         assert run(here, after=4) == INTERRUPTED
         proxy.set(Fault("cut", towards="server", after=0, lasting=True))

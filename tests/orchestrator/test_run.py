@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,14 @@ QUICK = Path("conf/quickstart.yaml")
 
 def study_config(tmp_path: Path, *overrides: str) -> StudyConfig:
     """The quickstart, small, in a folder of its own."""
+    config = small_config(overrides)
+    return config.model_copy(update={"volume": config.volume.model_copy(update={"folder": f"{tmp_path}/runs"})})
+
+
+@cache
+def small_config(overrides: tuple[str, ...]) -> StudyConfig:
     small = ["dataset.drawn={solo: 2, pair: 1, trio: 1}", "train.epochs=3", "grid.seeds=[1, 2]", "grid.batch=2"]
-    fixed = [f"volume={tmp_path}/runs", "wandb.mode=disabled", "judge.name=none"]
-    return load_config(QUICK, [*fixed, *small, *overrides])
+    return load_config(QUICK, ["wandb.mode=disabled", "judge.name=none", *small, *overrides])
 
 
 def scripted(study: Study) -> Crew:
