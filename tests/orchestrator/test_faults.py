@@ -155,10 +155,13 @@ def strike(what: str, rng: random.Random, machines: Cluster, driver: Driver) -> 
 
 
 def disturb(root: Path, machines: Cluster, rng: random.Random, strikes: list[str], *, seconds: float) -> list[str]:
-    """Run a study and strike at random moments; returns what there was no time for."""
+    """Run a study and strike at random moments; returns what there was no time for.
+
+    After each strike processes start anew: the more there are, the longer it may take.
+    """
     driver = Driver(root, machines, seconds)
     try:
-        until = time.monotonic() + DEADLINE_S
+        until = time.monotonic() + DEADLINE_S * max(1, len(strikes) / 6)
         while not driver.is_over():
             assert time.monotonic() < until, "the study does not end"
             time.sleep(rng.uniform(0.0, 0.8))
