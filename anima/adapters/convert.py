@@ -34,8 +34,8 @@ class Conversion:
 def convert(source: Path, target: Path, layout: Layout, *, replace: bool = False) -> Conversion:
     """Write the adapter of `source` to `target` in another layout.
 
-    Raises AdapterError for a source that is not sound, not for Anima, or has no form in `layout`; VolumeError if the
-    target is there already (unless `replace`) or cannot be written.
+    Raises AdapterError for a source that is not sound, not for Anima, or has no form in `layout`; ConfigError if the
+    target is there already (unless `replace`); VolumeError if it cannot be written.
     """
     if target.suffix != ".safetensors":
         raise AdapterError("is not named .safetensors", where=str(target), fix="name the new file so")

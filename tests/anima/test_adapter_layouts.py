@@ -19,7 +19,7 @@ from anima.adapters.container import read_content
 from anima.adapters.convert import convert
 from anima.adapters.names import Layer, layer_at, layer_of
 from anima.lora import Merger, target_names
-from orchestrator.core.errors import AdapterError, VolumeError
+from orchestrator.core.errors import AdapterError, ConfigError
 from tests.anima.random_adapter import linear_layers, peft_state, random_lora, weight_of, weights
 from tests.anima.tiny_transformer import forward, tiny_transformer
 
@@ -406,7 +406,7 @@ def test_text_side_keys_are_kept_through_every_layout_that_has_them(tmp_path: Pa
 def test_converting_replaces_nothing_unless_told(tmp_path: Path, pairs: dict[str, tuple[Tensor, Tensor]]) -> None:
     path = write_adapter(tmp_path / "own.safetensors", peft_state(pairs), METADATA).path
     before = path.read_bytes()
-    with pytest.raises(VolumeError, match=r"own\.safetensors: exists already"):
+    with pytest.raises(ConfigError, match=r"own\.safetensors: exists already"):
         convert(path, path, "kohya")
     assert path.read_bytes() == before
     with pytest.raises(AdapterError, match=r"not named \.safetensors"):
