@@ -8,18 +8,22 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
 from orchestrator.core.errors import ConfigError, StudyError
+from orchestrator.core.layout import safe_name
 
 Model = TypeVar("Model", bound=BaseModel)
+StudyName = Annotated[str, AfterValidator(partial(safe_name, what="study"))]
+"""The name of a study, which is also the name of its folder."""
 
 
 def read_yaml(path: Path, overrides: Sequence[str]) -> Any:
@@ -59,6 +63,14 @@ def checked(model: type[Model], data: Any, path: Path, overrides: Sequence[str])
     except StudyError as error:
         where = f"{path}: {error.where}" if error.where else str(path)
         raise ConfigError(error.what, where=where, fix=error.fix) from None
+
+
+def refuse_slips(model: type[BaseModel], data: Any) -> None:
+    """For models that read a part of a study: other sections are none of their business, but `trian` is."""
+    for key in data if isinstance(data, Mapping) else ():
+        near = difflib.get_close_matches(str(key), list(model.model_fields), n=1, cutoff=0.75)
+        if key not in model.model_fields and near:
+            raise ConfigError(f"unknown key {key!r}", fix=f"did you mean {near[0]!r}?")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

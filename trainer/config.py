@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -19,6 +20,7 @@ from pydantic import (
 )
 
 from anima.prompt import read_prompt
+from orchestrator.core.layout import safe_name
 
 CaptionKind = Literal["txt", "caption", "json"]
 Role = Literal["solo", "pair", "trio", "regularisation"]
@@ -282,6 +284,16 @@ class TrainConfig(_Frozen):
     def images_per_step(self) -> int:
         """Pictures behind one optimizer step."""
         return self.batch * self.grad_accum
+
+
+def _named(trials: dict[str, TrainConfig]) -> dict[str, TrainConfig]:
+    for name in trials:
+        safe_name(name, what="trial")
+    return trials
+
+
+Trials = Annotated[dict[str, TrainConfig], AfterValidator(_named)]
+"""Trials by their names, which are also names of folders."""
 
 
 def complete_trials(data: Any) -> Any:

@@ -6,7 +6,6 @@ name, and what was trained is found by either.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from anima.base import base_sha256
 from anima.match import inspect_base
-from anima.settings import checked, read_yaml
+from anima.settings import StudyName, checked, read_yaml, refuse_slips
 from anima.sources.config import BaseSources
 from anima.sources.folders import local_folder
 from anima.sources.obtain import obtain_base
-from orchestrator.core.errors import ConfigError
-from orchestrator.core.layout import Layout, safe_name
+from orchestrator.core.layout import Layout
 from trainer.captions import check_mirroring, one_sided_marks
-from trainer.config import DatasetConfig, TrainConfig, complete_trials
+from trainer.config import DatasetConfig, TrainConfig, Trials, complete_trials
 from trainer.dataset import Dataset, bring_dataset, read_dataset
 from trainer.identity import trial_id
 from trainer.job import TrialJob
@@ -33,23 +31,20 @@ class TrainingStudy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    study: str
+    study: StudyName
     base: BaseSources | str
     cast: dict[str, Any] = Field(min_length=1)
     """The characters to learn: trigger word -> her look, in any words, or nothing."""
     dataset: DatasetConfig = DatasetConfig()
     train: TrainConfig = TrainConfig()
-    trials: dict[str, TrainConfig] = Field(min_length=1)
+    trials: Trials = Field(min_length=1)
     volume: str = "runs"
 
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, data: Any) -> Any:
         """Refuse what looks like a slip: other sections are none of our business, but `trian` is."""
-        for key in data if isinstance(data, Mapping) else ():
-            near = difflib.get_close_matches(str(key), list(cls.model_fields), n=1, cutoff=0.75)
-            if key not in cls.model_fields and near:
-                raise ConfigError(f"unknown key {key!r}", fix=f"did you mean {near[0]!r}?")
+        refuse_slips(cls, data)
         return complete_trials(data)
 
     @field_validator("volume", mode="before")
@@ -59,18 +54,6 @@ class TrainingStudy(BaseModel):
         if isinstance(volume, str) and "://" in volume:
             return cls.model_fields["volume"].default
         return volume.get("folder", cls.model_fields["volume"].default) if isinstance(volume, Mapping) else volume
-
-    @field_validator("study")
-    @classmethod
-    def _study_is_a_name(cls, study: str) -> str:
-        return safe_name(study, what="study")
-
-    @field_validator("trials")
-    @classmethod
-    def _trials_are_names(cls, trials: dict[str, TrainConfig]) -> dict[str, TrainConfig]:
-        for name in trials:
-            safe_name(name, what="trial")
-        return trials
 
     @model_validator(mode="after")
     def _mirrors_spare_one_sided_marks(self) -> TrainingStudy:

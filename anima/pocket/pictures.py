@@ -13,12 +13,6 @@ from anima.pocket.corpus import Corpus
 from anima.pocket.world import render
 
 
-def to_pixels(image: Image.Image) -> Tensor:
-    """An RGB picture as float32 (3, H, W) in [-1, 1]."""
-    array = np.asarray(image.convert("RGB"), dtype=np.float32)
-    return torch.from_numpy(array / 127.5 - 1).permute(2, 0, 1).contiguous()
-
-
 def to_image(pixels: Tensor) -> Image.Image:
     """Float (3, H, W) in [-1, 1] as an RGB picture."""
     levels = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

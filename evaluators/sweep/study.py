@@ -6,21 +6,20 @@ was drawn is found by either.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from anima.settings import checked, read_yaml
+from anima.settings import StudyName, checked, read_yaml, refuse_slips
 from anima.sources.config import BaseSources
 from evaluators.comfyui.config import ComfyUIConfig
 from evaluators.config import GridConfig, JudgeConfig
 from evaluators.judges.look import CharacterLook
 from evaluators.prompt_checks import check_cast
 from orchestrator.core.errors import ConfigError
-from orchestrator.core.layout import Layout, safe_name
+from orchestrator.core.layout import Layout
 
 
 class SweepStudy(BaseModel):
@@ -28,7 +27,7 @@ class SweepStudy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    study: str
+    study: StudyName
     base: BaseSources | str = ""
     """As for a study; the ComfyUI backend needs none."""
     cast: dict[str, CharacterLook] = Field(min_length=1)
@@ -45,16 +44,8 @@ class SweepStudy(BaseModel):
     @classmethod
     def _refuse_slips(cls, data: Any) -> Any:
         """Other sections are none of our business, but `grdi` is."""
-        for key in data if isinstance(data, Mapping) else ():
-            near = difflib.get_close_matches(str(key), list(cls.model_fields), n=1, cutoff=0.75)
-            if key not in cls.model_fields and near:
-                raise ConfigError(f"unknown key {key!r}", fix=f"did you mean {near[0]!r}?")
+        refuse_slips(cls, data)
         return data
-
-    @field_validator("study")
-    @classmethod
-    def _study_is_a_name(cls, study: str) -> str:
-        return safe_name(study, what="study")
 
     @model_validator(mode="after")
     def _fits_together(self) -> SweepStudy:

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from anima.settings import checked, read_yaml
+from anima.settings import StudyName, checked, read_yaml
 from anima.sources.config import BaseSources
 from evaluators.config import DecideConfig, GridConfig, JudgeConfig
 from evaluators.judges.look import CharacterLook
 from evaluators.prompt_checks import check_cast
 from infra.config import ClusterConfig, VolumeConfig
 from orchestrator.core.errors import ConfigError
-from orchestrator.core.layout import Layout, safe_name
+from orchestrator.core.layout import Layout
 from trainer.captions import check_mirroring, one_sided_marks
-from trainer.config import DatasetConfig, TrainConfig, complete_trials
+from trainer.config import DatasetConfig, TrainConfig, Trials, complete_trials
 
 
 class _Frozen(BaseModel):
@@ -45,7 +45,7 @@ class WandbConfig(_Frozen):
 class StudyConfig(_Frozen):
     """Everything a study is: what to train, what to draw, how to decide, and where."""
 
-    study: str
+    study: StudyName
     """Its name, and the name of its folder on the volume."""
     base: BaseSources | str
     """`pocket` (the shipped miniature), a folder in diffusers layout, `hf://owner/model`, or a mapping of sources."""
@@ -54,7 +54,7 @@ class StudyConfig(_Frozen):
     dataset: DatasetConfig = DatasetConfig()
     train: TrainConfig = TrainConfig()
     """What every trial has in common."""
-    trials: dict[str, TrainConfig] = Field(min_length=1)
+    trials: Trials = Field(min_length=1)
     """Name -> what differs from `train`; one trial called `main` when left out."""
     grid: GridConfig
     decide: DecideConfig = DecideConfig()
@@ -68,18 +68,6 @@ class StudyConfig(_Frozen):
     @classmethod
     def _complete_trials(cls, data: Any) -> Any:
         return complete_trials(data)
-
-    @field_validator("study")
-    @classmethod
-    def _study_is_a_name(cls, study: str) -> str:
-        return safe_name(study, what="study")
-
-    @field_validator("trials")
-    @classmethod
-    def _trials_are_names(cls, trials: dict[str, TrainConfig]) -> dict[str, TrainConfig]:
-        for name in trials:
-            safe_name(name, what="trial")
-        return trials
 
     @model_validator(mode="after")
     def _prompts_show_the_cast(self) -> StudyConfig:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import comb
-from pathlib import Path
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -17,7 +16,7 @@ from evaluators.grid import pictures_to_choose_by, pictures_to_show
 from evaluators.prompt_checks import look_warnings, word_warnings
 from infra.pods import Offer, read_offers
 from orchestrator.planning import audit
-from orchestrator.planning.config import StudyConfig, load_config
+from orchestrator.planning.config import StudyConfig
 from orchestrator.planning.preflight import dataset_folders, dataset_root, tokenizers_folder
 from trainer.balance import Balance, deficits
 from trainer.checkpoints import saved_epochs
@@ -81,12 +80,6 @@ class Plan:
     def pictures(self) -> int:
         """Everything that is drawn."""
         return sum(t.pictures for t in self.trials) + self.fresh_pictures + self.shown_pictures
-
-
-def show_plan(path: Path, overrides: Sequence[str], console: Console) -> int:
-    """Print the plan of a YAML; returns the exit code."""
-    console.print(render(make_plan(load_config(path, overrides))))
-    return 0
 
 
 def make_plan(config: StudyConfig) -> Plan:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from evaluators.decide.signs import SignCurve
 from orchestrator.core.study import COUNTED_KINDS, FindingKind
-from orchestrator.report.frame import LEFT, RIGHT, Frame, percent_grid, polyline, svg, text, tick_distance
+from orchestrator.report.frame import LEFT, RIGHT, Frame, percent_grid, polyline, svg, text
 from orchestrator.report.markup import Markup, element
 from orchestrator.report.shot import Shot
 
@@ -110,11 +110,6 @@ def swatch(kind: FindingKind) -> Markup:
     """The pattern of a kind, as a small square to stand in a legend."""
     box = element("rect", x=0.5, y=0.5, width=19, height=13, class_="bar", fill=f"url(#{kind})")
     return element("svg", box, viewBox="0 0 20 14", class_="swatch", aria_hidden="true")
-
-
-def room_for_bars(span: int) -> int:
-    """Every how many epochs a tick stands where there are so many."""
-    return tick_distance(span, BARS)
 
 
 def _apart(heights: Sequence[float], frame: Frame, least: float = 17.0) -> list[float]:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
-from statistics import mean
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -187,8 +186,3 @@ def another(cost: Cost, choice: Choice | None, sure: Sureness | None, judged: in
         regret_now=sure.regret,
         regret_then=sure.regret * sqrt(judged / (judged + more)),
     )
-
-
-def mean_seconds(values: Sequence[float]) -> float:
-    """Their mean; 0 of none."""
-    return mean(values) if values else 0.0

@@ -1,41 +1,25 @@
-"""Reads W&B's `.wandb` files: a 7-byte header, then records of protobuf in LevelDB's log format.
-
-The log is cut into blocks of 32 KiB. A record is one or more fragments, each with a checksum (4 bytes), a length (2)
-and a type (1: whole, 2: first, 3: middle, 4: last), little-endian; fewer than 7 bytes at a block's end are padding.
-"""
+"""Reads W&B's `.wandb` files: the protobuf that each record holds."""
 
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from wandb.proto import wandb_internal_pb2
 
-BLOCK, HEADER, FRAGMENT = 32768, 7, 7
+from orchestrator.tracking.segments import records as segment_records
 
 
 def records(path: Path) -> Iterator[Any]:
     """All whole records of the file; a torn tail is left out."""
     data = path.read_bytes()
     assert data[:4] == b":W&B"
-    at, parts = HEADER, b""
-    while at + FRAGMENT <= len(data):
-        left = BLOCK - at % BLOCK
-        if left < FRAGMENT:
-            at += left
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, at)
-        if kind == 0 or at + FRAGMENT + length > len(data):
-            return
-        parts = (b"" if kind in (1, 2) else parts) + data[at + FRAGMENT : at + FRAGMENT + length]
-        at += FRAGMENT + length
-        if kind in (1, 4):
-            record = _new_record()
-            record.ParseFromString(parts)
-            yield record
+    for raw in segment_records(data):
+        record = _new_record()
+        record.ParseFromString(raw)
+        yield record
 
 
 def segments(folder: Path) -> list[Path]:
